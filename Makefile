@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint protos shim bench clean
+
+help:  ## Show what each target does
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+.venv/ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[embedded,dev]'
+	touch $@
+
+setup: .venv/ready  ## Make the virtual environment and the shim; needs only Python and pip
+	@$(BIN)/python scripts/build_shim.py --auto
+
+demo: setup  ## Real pods, real policy: start everything, play the three-tier example, stop
+	@$(BIN)/muslin demo
+
+test: setup  ## Run all tests (unit, etcd, kernel integration); needs root
+	$(BIN)/python -m pytest
+
+lint: .venv/ready  ## Check style, types and module boundaries
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+protos: .venv/ready  ## Regenerate muslin/api and the etcd stubs from their sources
+	$(BIN)/python scripts/protos.py
+
+shim: .venv/ready  ## Build build/cni/muslin as one static file (gcc, libpython3-dev)
+	$(BIN)/python scripts/build_shim.py --static
+
+bench: setup  ## Run the benchmarks; each prints a table and a JSON line
+	@for file in bench/*.py; do $(BIN)/python $$file $(BENCH_FLAGS) || exit 1; done
+
+clean:  ## Stop what runs, remove what it left in the kernel, and all that was built
+	-@test -x $(BIN)/muslin && $(BIN)/muslin down
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf .venv
