@@ -103,6 +103,7 @@ def differences(left: Path, right: Path) -> list[str]:
 
 
 def main() -> None:
+    """Generate, or compare with what is committed."""
     parser = argparse.ArgumentParser(description="Generate the code of all protocol definitions.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the committed code differs")
     check = parser.parse_args().check
