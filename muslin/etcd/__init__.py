@@ -1,0 +1,1 @@
+"""The store: etcd behind one small asynchronous API."""

@@ -1,0 +1,199 @@
+"""Every key in etcd: where each kind of record lives, how its key is built and how it is read back.
+
+This is the one place that knows the layout. A key is a prefix and one or more parts, joined by slashes::
+
+    /muslin/ipam/v1/pools/<name>
+    /muslin/ipam/v1/blocks/<cidr>
+    /muslin/ipam/v1/affinities/<node>/<cidr>
+    /muslin/ipam/v1/handles/<network>/<container>/<ifname>
+    /muslin/endpoint/v1/endpoints/<network>/<container>/<ifname>
+    /muslin/endpoint/v1/pods/<namespace>/<name>
+    /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
+    /muslin/policy/v1/profiles/<name>
+
+The slash of a CIDR is written as a dash (`10.0.0.0-26`). No other part may hold a slash: none of these names can
+(CNI 1.1 for networks, containers and interfaces; RFC 1123 labels and subdomains for Kubernetes), so a slash is an
+error and never an escape. Each service owns one first level (`IPAM`, `ENDPOINT`, `POLICY`), which an etcd role can be
+restricted to.
+"""
+
+from __future__ import annotations
+
+from muslin.errors import Corrupt, InvalidArgument
+
+__all__ = [
+    "IPAM", "ENDPOINT", "POLICY",
+    "IPAM_POOLS", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES",
+    "ENDPOINTS", "PODS", "POLICY_OBJECTS", "POLICY_PROFILES",
+    "CLUSTER",
+    "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
+    "handle", "handles_of", "parse_handle",
+    "endpoint", "endpoints_of", "parse_endpoint", "pod", "pods_in", "parse_pod",
+    "policy_object", "policy_objects", "parse_policy_object", "profile", "parse_profile",
+]
+
+IPAM = "/muslin/ipam/"
+ENDPOINT = "/muslin/endpoint/"
+POLICY = "/muslin/policy/"
+
+IPAM_POOLS = IPAM + "v1/pools/"
+IPAM_BLOCKS = IPAM + "v1/blocks/"
+IPAM_AFFINITIES = IPAM + "v1/affinities/"
+IPAM_HANDLES = IPAM + "v1/handles/"
+ENDPOINTS = ENDPOINT + "v1/endpoints/"
+PODS = ENDPOINT + "v1/pods/"
+POLICY_OBJECTS = POLICY + "v1/objects/"
+POLICY_PROFILES = POLICY + "v1/profiles/"
+
+CLUSTER = "_"
+"""Stands for the namespace of an object that has none; no Kubernetes namespace can be called so (RFC 1123)."""
+
+
+def _join(prefix: str, *named: tuple[str, str]) -> str:
+    for what, part in named:
+        if not part or "/" in part:
+            raise InvalidArgument(f"{what} {part!r} can not be part of an etcd key: it must not be empty or hold a '/'")
+    return prefix + "/".join(part for _, part in named)
+
+
+def _split(prefix: str, key: str, count: int) -> list[str]:
+    parts = key.removeprefix(prefix).split("/")
+    if not key.startswith(prefix) or len(parts) != count or not all(parts):
+        raise Corrupt(f"etcd key {key!r} is not {prefix}{'/'.join(['...'] * count)}: delete it, nothing of ours wrote it")
+    return parts
+
+
+def _cidr_part(cidr: str) -> str:
+    address, slash, length = cidr.partition("/")
+    if not slash or not length.isdecimal():
+        raise InvalidArgument(f"cidr {cidr!r} can not be part of an etcd key: write it as address/length")
+    return f"{address}-{length}"
+
+
+def _cidr_of(part: str, key: str) -> str:
+    address, dash, length = part.rpartition("-")
+    if not dash or not length.isdecimal():
+        raise Corrupt(f"etcd key {key!r} does not end in address-length: delete it, nothing of ours wrote it")
+    return f"{address}/{length}"
+
+
+def pool(name: str) -> str:
+    """The key of an address pool."""
+    return _join(IPAM_POOLS, ("pool name", name))
+
+
+def parse_pool(key: str) -> str:
+    """The pool name in a key. Raises Corrupt, as all parsers here do, if the key is not of this kind."""
+    return _split(IPAM_POOLS, key, 1)[0]
+
+
+def block(cidr: str) -> str:
+    """The key of the block that covers `cidr` (address/length)."""
+    return _join(IPAM_BLOCKS, ("cidr", _cidr_part(cidr)))
+
+
+def parse_block(key: str) -> str:
+    """The CIDR in a block's key."""
+    return _cidr_of(_split(IPAM_BLOCKS, key, 1)[0], key)
+
+
+def affinity(node: str, cidr: str) -> str:
+    """The key that says a node claims a block."""
+    return _join(IPAM_AFFINITIES, ("node", node), ("cidr", _cidr_part(cidr)))
+
+
+def affinities_of(node: str) -> str:
+    """The prefix of all affinities of a node."""
+    return _join(IPAM_AFFINITIES, ("node", node)) + "/"
+
+
+def parse_affinity(key: str) -> tuple[str, str]:
+    """The node and the CIDR in an affinity's key."""
+    node, cidr = _split(IPAM_AFFINITIES, key, 2)
+    return node, _cidr_of(cidr, key)
+
+
+def _attachment(prefix: str, network: str, container: str, ifname: str) -> str:
+    return _join(prefix, ("network", network), ("container id", container), ("interface name", ifname))
+
+
+def _attachments(prefix: str, network: str, container: str) -> str:
+    parts = [("network", network), *([("container id", container)] if container else [])]
+    return _join(prefix, *parts) + "/"
+
+
+def _parse_attachment(prefix: str, key: str) -> tuple[str, str, str]:
+    network, container, ifname = _split(prefix, key, 3)
+    return network, container, ifname
+
+
+def handle(network: str, container: str, ifname: str) -> str:
+    """The key of the addresses that an attachment holds."""
+    return _attachment(IPAM_HANDLES, network, container, ifname)
+
+
+def handles_of(network: str, container: str = "") -> str:
+    """The prefix of all handles of a network, or of one container on it."""
+    return _attachments(IPAM_HANDLES, network, container)
+
+
+def parse_handle(key: str) -> tuple[str, str, str]:
+    """Network, container id and interface name in a handle's key."""
+    return _parse_attachment(IPAM_HANDLES, key)
+
+
+def endpoint(network: str, container: str, ifname: str) -> str:
+    """The key of an attachment's workload endpoint."""
+    return _attachment(ENDPOINTS, network, container, ifname)
+
+
+def endpoints_of(network: str, container: str = "") -> str:
+    """The prefix of all endpoints of a network, or of one container on it."""
+    return _attachments(ENDPOINTS, network, container)
+
+
+def parse_endpoint(key: str) -> tuple[str, str, str]:
+    """Network, container id and interface name in an endpoint's key."""
+    return _parse_attachment(ENDPOINTS, key)
+
+
+def pod(namespace: str, name: str) -> str:
+    """The key of a Kubernetes Pod."""
+    return _join(PODS, ("namespace", namespace), ("pod name", name))
+
+
+def pods_in(namespace: str) -> str:
+    """The prefix of all Pods of a namespace."""
+    return _join(PODS, ("namespace", namespace)) + "/"
+
+
+def parse_pod(key: str) -> tuple[str, str]:
+    """Namespace and name in a Pod's key."""
+    namespace, name = _split(PODS, key, 2)
+    return namespace, name
+
+
+def policy_object(kind: str, namespace: str, name: str) -> str:
+    """The key of a Kubernetes object that policy is made of; `namespace` is empty for cluster-wide kinds."""
+    return _join(POLICY_OBJECTS, ("kind", kind), ("namespace", namespace or CLUSTER), ("name", name))
+
+
+def policy_objects(kind: str) -> str:
+    """The prefix of all objects of a kind."""
+    return _join(POLICY_OBJECTS, ("kind", kind)) + "/"
+
+
+def parse_policy_object(key: str) -> tuple[str, str, str]:
+    """Kind, namespace (empty if cluster-wide) and name in an object's key."""
+    kind, namespace, name = _split(POLICY_OBJECTS, key, 3)
+    return kind, "" if namespace == CLUSTER else namespace, name
+
+
+def profile(name: str) -> str:
+    """The key of a profile."""
+    return _join(POLICY_PROFILES, ("profile name", name))
+
+
+def parse_profile(key: str) -> str:
+    """The profile name in a key."""
+    return _split(POLICY_PROFILES, key, 1)[0]
