@@ -1,0 +1,147 @@
+"""The network configuration that the runtime writes to the plugin's stdin."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from muslin.cni import versions
+from muslin.errors import Corrupt, InvalidArgument
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_NODE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,252}")
+
+
+@dataclass(frozen=True)
+class NetConf:
+    """The fields that Muslin reads, checked, with defaults filled in.
+
+    Unknown fields are ignored, as the specification asks: other plugins of the chain have their own.
+    """
+
+    cni_version: str
+    name: str
+    """Network name: part of every attachment's identity, and the profile outside Kubernetes policy mode."""
+    type: str
+    """Name the plugin is installed under."""
+    mtu: int = 0
+    """Bytes; 0 leaves the kernel's default."""
+    nodename: str = ""
+    """Node identity; empty means the node daemon's own."""
+    policy_type: str = ""
+    """`k8s` for Kubernetes policy mode, else empty."""
+    ipam_type: str = ""
+    log_level: str = ""
+    prev_result: Mapping[str, Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels from args."org.apache.mesos"."""
+    muslin: Mapping[str, Any] = field(default_factory=dict)
+    """Our own section."""
+
+
+def parse(raw: bytes) -> NetConf:
+    """Read a configuration.
+
+    Raises:
+        Corrupt: it is not a JSON object.
+        InvalidArgument: a field is missing or of the wrong type; the message names it.
+    """
+    try:
+        document = json.loads(raw)
+    except ValueError as problem:
+        raise Corrupt(f"network configuration is not JSON: {problem}") from None
+    if not isinstance(document, dict):
+        raise Corrupt(f"network configuration is not a JSON object but {_kind(document)}")
+    version = _string(document, "cniVersion") or versions.DEFAULT
+    if version not in versions.SUPPORTED:
+        raise InvalidArgument(f"cniVersion {version!r} is not supported; use one of {', '.join(versions.SUPPORTED)}")
+    kubernetes = _object(document, "kubernetes")
+    return NetConf(
+        cni_version=version,
+        name=_required(document, "name", _NAME),
+        type=_required(document, "type", _NAME),
+        mtu=_integer(document, "mtu", 0, 65535),
+        nodename=_nodename(document, kubernetes),
+        policy_type=_policy_type(document),
+        ipam_type=_string(_object(document, "ipam"), "type", "ipam."),
+        log_level=_string(document, "log_level"),
+        prev_result=_object(document, "prevResult") or None,
+        labels=_mesos_labels(document),
+        muslin=_object(document, "muslin"),
+    )
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _object(document: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+    value = document.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{where}{key} must be an object, not {_kind(value)}")
+    return value
+
+
+def _string(document: Mapping[str, Any], key: str, where: str = "") -> str:
+    value = document.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{where}{key} must be a string, not {_kind(value)}")
+    return value
+
+
+def _required(document: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
+    value = _string(document, key)
+    if not value:
+        raise InvalidArgument(f"{key} is missing from the network configuration")
+    if not pattern.fullmatch(value):
+        raise InvalidArgument(f"{key} {value!r} must match {pattern.pattern}")
+    return value
+
+
+def _integer(document: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    value = document.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidArgument(f"{key} must be a whole number, not {_kind(value)}")
+    if not low <= value <= high:
+        raise InvalidArgument(f"{key} must be {low} to {high}, not {value}")
+    return value
+
+
+def _nodename(document: Mapping[str, Any], kubernetes: Mapping[str, Any]) -> str:
+    """`nodename`, else the older `hostname`, else kubernetes.node_name."""
+    for value, path in ((_string(document, "nodename"), "nodename"), (_string(document, "hostname"), "hostname"),
+                        (_string(kubernetes, "node_name", "kubernetes."), "kubernetes.node_name")):
+        if value:
+            if not _NODE.fullmatch(value):
+                raise InvalidArgument(f"{path} {value!r} must match {_NODE.pattern}")
+            return value
+    return ""
+
+
+def _policy_type(document: Mapping[str, Any]) -> str:
+    value = _string(_object(document, "policy"), "type", "policy.")
+    if value not in ("", "k8s"):
+        raise InvalidArgument(f"policy.type {value!r} is not known; use \"k8s\", or leave it out")
+    return value
+
+
+def _mesos_labels(document: Mapping[str, Any]) -> Mapping[str, str]:
+    where = 'args."org.apache.mesos".network_info.labels.'
+    mesos = _object(_object(document, "args"), "org.apache.mesos", "args.")
+    listed = _object(_object(mesos, "network_info"), "labels").get("labels") or []
+    if not isinstance(listed, list):
+        raise InvalidArgument(f"{where}labels must be a list, not {_kind(listed)}")
+    labels = {}
+    for number, item in enumerate(listed):
+        if not isinstance(item, dict):
+            raise InvalidArgument(f"{where}labels[{number}] must be an object, not {_kind(item)}")
+        labels[_string(item, "key", f"{where}labels[{number}].")] = _string(item, "value", f"{where}labels[{number}].")
+    return labels

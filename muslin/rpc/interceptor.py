@@ -1,0 +1,122 @@
+"""What happens around every call that is served: request id, metrics, errors, and an end to streams on shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from muslin import log as logs
+from muslin import metrics
+from muslin.errors import MuslinError
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Around(grpc.aio.ServerInterceptor):
+    """One for each server."""
+
+    def __init__(self) -> None:
+        self._draining = False
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    def drain(self) -> None:
+        """End the streams that are open: their clients go elsewhere at once instead of after the grace period."""
+        self._draining = True
+        for task in self._streams:
+            task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of a call."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        wrap: Callable[[str, Any], Any] = self._stream if handler.response_streaming else self._unary
+        kind = (f"{'stream' if handler.request_streaming else 'unary'}"
+                f"_{'stream' if handler.response_streaming else 'unary'}")
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+            wrap(method, getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
+        return wrapped
+
+    def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: Context) -> Any:
+            with _Observation(method, context):
+                try:
+                    return await inner(request, context)
+                except Exception as problem:  # noqa: BLE001  every failure gets a status here, and only here
+                    await _abort(method, context, problem)
+        return call
+
+    def _stream(self, method: str, inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            task = asyncio.current_task()
+            assert task is not None
+            self._streams.add(task)
+            with _Observation(method, context):
+                try:
+                    async for response in inner(request, context):
+                        yield response
+                except asyncio.CancelledError:
+                    if not self._draining:
+                        raise
+                    task.uncancel()
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
+                except Exception as problem:  # noqa: BLE001  as above
+                    await _abort(method, context, problem)
+                finally:
+                    self._streams.discard(task)
+        return call
+
+
+class _Observation:
+    """Request id, duration, outcome and one log line of a call."""
+
+    def __init__(self, method: str, context: Context) -> None:
+        self._method, self._context = method, context
+
+    def __enter__(self) -> None:
+        logs.adopt(next((_text(v) for k, v in self._context.invocation_metadata() or () if k == "traceparent"), ""))
+        self._began = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        seconds = time.perf_counter() - self._began
+        status = _status(self._context.code() if kind is None or issubclass(kind, grpc.aio.BaseError) else kind)
+        metrics.RPC_SECONDS.labels(self._method).observe(seconds)
+        metrics.RPC_TOTAL.labels(self._method, status).inc()
+        level = logging.DEBUG if self._method.startswith("/grpc.") else logging.INFO
+        log.log(level, "%s %s %.1f ms", self._method, status, seconds * 1000)
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
+def _status(outcome: object) -> str:
+    """A status' name, from what grpcio gives: a code, its number, nothing for OK, or the exception's class."""
+    if isinstance(outcome, grpc.StatusCode):
+        return outcome.name
+    if isinstance(outcome, int):
+        return next((c.name for c in grpc.StatusCode if c.value[0] == outcome), str(outcome))
+    return "OK" if outcome is None else "CANCELLED"
+
+
+async def _abort(method: str, context: Context, problem: Exception) -> NoReturn:
+    if isinstance(problem, grpc.aio.BaseError):  # an abort of the handler's own
+        raise problem
+    if isinstance(problem, MuslinError):
+        log.info("%s: %s", method, problem.message)
+        await context.abort(problem.status, problem.message)
+    log.error("%s failed", method, exc_info=problem)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{type(problem).__name__}: {problem}")

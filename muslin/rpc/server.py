@@ -1,0 +1,99 @@
+"""The one way to run a service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from muslin import metrics as metrics_
+from muslin.errors import MuslinError
+from muslin.rpc.app import App, Readiness
+from muslin.rpc.interceptor import Around
+from muslin.rpc.listen import SocketLock, unix_path
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+DRAIN_SECONDS = 5.0
+"""How long requests in flight get to finish after SIGTERM."""
+
+
+def serve(app: App, listen: Sequence[str], metrics: str | None = None) -> int:
+    """Run a service until SIGTERM or SIGINT, then drain; the process' exit code is returned.
+
+    0 after a signal; 1 when it could not start, or a background task died (its supervisor starts it anew).
+    """
+    return uvloop.run(_serve(app, listen, metrics))
+
+
+async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    readiness, checker, around = Readiness(), health.aio.HealthServicer(), Around()
+    server = grpc.aio.server(interceptors=[around], options=_OPTIONS)
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    names = ("", *app.register(server))
+    with ExitStack() as sockets:
+        try:
+            for address in listen:
+                if path := unix_path(address):
+                    sockets.enter_context(SocketLock(path))
+                server.add_insecure_port(address)
+            if metrics:
+                metrics_.serve(metrics)
+            await app.start(readiness)
+            await server.start()
+        except (MuslinError, OSError, RuntimeError) as problem:
+            log.error("can not start: %s", problem)  # noqa: TRY400  the message says it; a traceback would bury it
+            await app.stop()
+            await app.tasks.aclose()
+            await server.stop(None)
+            return 1
+        app.tasks.spawn("health", _report(readiness, checker, names))
+        log.info("serving on %s", ", ".join(listen))
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((stopped, app.tasks.failed), return_when=asyncio.FIRST_COMPLETED)
+        failed = app.tasks.failed.done()
+        stopped.cancel()
+        log.info("stopping%s", ": a background task died" if failed else "")
+        await checker.enter_graceful_shutdown()
+        around.drain()
+        await server.stop(DRAIN_SECONDS)
+        await app.stop()
+        await app.tasks.aclose()
+        return 1 if failed else 0
+
+
+async def _report(readiness: Readiness, checker: health.aio.HealthServicer, names: Sequence[str]) -> None:
+    """Keep the health service in step with readiness, and say in the log what changed."""
+    changed = asyncio.Event()
+    readiness.listeners.append(changed.set)
+    said: dict[str, tuple[bool, str]] = {}
+    while True:
+        changed.clear()
+        for part in readiness.parts.values():
+            if said.get(part.name) != (part.ready, part.message):
+                said[part.name] = (part.ready, part.message)
+                log.info("%s: %s%s", part.name, "ready" if part.ready else "not ready",
+                         f" ({part.message})" if part.message else "")
+        status = (health_pb2.HealthCheckResponse.SERVING if readiness.ready
+                  else health_pb2.HealthCheckResponse.NOT_SERVING)
+        for name in names:
+            await checker.set(name, status)
+        await changed.wait()
