@@ -59,7 +59,8 @@ def _join(prefix: str, *named: tuple[str, str]) -> str:
 def _split(prefix: str, key: str, count: int) -> list[str]:
     parts = key.removeprefix(prefix).split("/")
     if not key.startswith(prefix) or len(parts) != count or not all(parts):
-        raise Corrupt(f"etcd key {key!r} is not {prefix}{'/'.join(['...'] * count)}: delete it, nothing of ours wrote it")
+        pattern = prefix + "/".join(["..."] * count)
+        raise Corrupt(f"etcd key {key!r} is not of the form {pattern}: nothing of ours wrote it, delete it")
     return parts
 
 
@@ -73,7 +74,7 @@ def _cidr_part(cidr: str) -> str:
 def _cidr_of(part: str, key: str) -> str:
     address, dash, length = part.rpartition("-")
     if not dash or not length.isdecimal():
-        raise Corrupt(f"etcd key {key!r} does not end in address-length: delete it, nothing of ours wrote it")
+        raise Corrupt(f"etcd key {key!r} does not end in address-length: nothing of ours wrote it, delete it")
     return f"{address}/{length}"
 
 
