@@ -136,7 +136,7 @@ def _policy_type(document: Mapping[str, Any]) -> str:
 def _mesos_labels(document: Mapping[str, Any]) -> Mapping[str, str]:
     where = 'args."org.apache.mesos".network_info.labels.'
     mesos = _object(_object(document, "args"), "org.apache.mesos", "args.")
-    listed = _object(_object(mesos, "network_info"), "labels").get("labels") or []
+    listed = _object(_object(mesos, "network_info"), "labels").get("labels", [])
     if not isinstance(listed, list):
         raise InvalidArgument(f"{where}labels must be a list, not {_kind(listed)}")
     labels = {}
