@@ -1,0 +1,133 @@
+"""What one unary call over a unix socket costs the server: threads, asyncio, asyncio on uvloop.
+
+    .venv/bin/python bench/rpc.py [--quick]
+
+Each server is a process of its own; its CPU is read from the kernel's accounting when it ends. The client, an asyncio
+one, is the same for all. The figure that chooses is CPU a call: it bounds what a core can serve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from concurrent import futures
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import grpc
+import uvloop
+
+from muslin import rpc
+from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+
+KINDS = ("threads", "asyncio", "uvloop")
+WORKERS = 32
+
+
+class Threads(ipam_pb2_grpc.IpamServicer):
+    """Answers from a thread pool."""
+
+    def ListBlocks(self, request: ipam_pb2.ListBlocksRequest, context: object) -> ipam_pb2.ListBlocksResponse:
+        """Answer with nothing."""
+        return ipam_pb2.ListBlocksResponse()
+
+
+class Coroutines(ipam_pb2_grpc.IpamServicer):
+    """Answers from the event loop."""
+
+    async def ListBlocks(self, request: ipam_pb2.ListBlocksRequest, context: object) -> ipam_pb2.ListBlocksResponse:
+        """Answer with nothing."""
+        return ipam_pb2.ListBlocksResponse()
+
+
+def serve(kind: str, target: str, control: Connection) -> None:
+    """Serve until told to stop; then report the seconds of CPU since serving began."""
+    if kind == "threads":
+        server = grpc.server(futures.ThreadPoolExecutor(8))
+        ipam_pb2_grpc.add_IpamServicer_to_server(Threads(), server)  # type: ignore[abstract]  # one method is enough here
+        server.add_insecure_port(target)
+        server.start()
+        began = cpu()
+        control.send("ready")
+        control.recv()
+        control.send(cpu() - began)
+        server.stop(None)
+        return
+
+    async def main() -> None:
+        server = grpc.aio.server()
+        ipam_pb2_grpc.add_IpamServicer_to_server(Coroutines(), server)  # type: ignore[abstract]  # as above
+        server.add_insecure_port(target)
+        await server.start()
+        began = cpu()
+        control.send("ready")
+        await asyncio.to_thread(control.recv)
+        control.send(cpu() - began)
+        await server.stop(None)
+
+    (uvloop.run if kind == "uvloop" else asyncio.run)(main())
+
+
+def cpu() -> float:
+    """Seconds of CPU this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def load(target: str, calls: int) -> tuple[float, float]:
+    """Seconds a call takes alone, and calls a second with many at once."""
+    channel = rpc.channel(target)
+    stub: ipam_pb2_grpc.IpamAsyncStub = ipam_pb2_grpc.IpamStub(channel)
+    request = ipam_pb2.ListBlocksRequest()
+
+    async def call(times: int) -> None:
+        for _ in range(times):
+            await stub.ListBlocks(request, timeout=5)
+
+    await call(100)
+    began = time.perf_counter()
+    await call(calls)
+    alone = (time.perf_counter() - began) / calls
+    began = time.perf_counter()
+    await asyncio.gather(*(call(calls // WORKERS) for _ in range(WORKERS)))
+    together = calls // WORKERS * WORKERS / (time.perf_counter() - began)
+    await channel.close()
+    return alone, together
+
+
+def measure(kind: str, calls: int, directory: str) -> dict[str, float]:
+    """All figures of one kind of server."""
+    target = f"unix:{directory}/{kind}.sock"
+    mine, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(kind, target, theirs))
+    process.start()
+    mine.recv()
+    alone, together = asyncio.run(load(target, calls))
+    mine.send("stop")
+    served = 100 + calls + calls // WORKERS * WORKERS
+    figures = {"alone_us": alone * 1e6, "calls_per_s": together, "cpu_us": mine.recv() / served * 1e6}
+    process.join()
+    return figures
+
+
+def main() -> None:
+    """Run, print the table, then one JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer calls")
+    calls = 2_000 if parser.parse_args().quick else 20_000
+    with tempfile.TemporaryDirectory() as directory:
+        figures = {kind: measure(kind, calls, str(Path(directory))) for kind in KINDS}
+    print(f"{'server':10}{'alone us':>10}{'calls/s':>10}{'CPU us a call':>15}")
+    for kind, row in figures.items():
+        print(f"{kind:10}{row['alone_us']:10.0f}{row['calls_per_s']:10.0f}{row['cpu_us']:15.0f}")
+    ratio = figures["uvloop"]["cpu_us"] / figures["threads"]["cpu_us"]
+    print(json.dumps({"bench": "rpc", "figures": figures, "ratios": {"uvloop_cpu_vs_threads": ratio}}))
+
+
+if __name__ == "__main__":
+    main()
