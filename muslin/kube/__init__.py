@@ -1,0 +1,1 @@
+"""Kubernetes: its manifests as YAML, read into typed objects."""

@@ -1,0 +1,86 @@
+"""The Kubernetes objects that Muslin knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Origin", "Namespace", "ContainerPort", "Pod", "NetworkPolicy", "Object", "DEFAULT_NAMESPACE", "NAME_LABEL",
+           "PROTOCOLS"]
+
+DEFAULT_NAMESPACE = "default"
+"""The namespace that always exists, and that objects without one are in."""
+NAME_LABEL = "kubernetes.io/metadata.name"
+"""Label that the API server puts on every namespace; Muslin does where there is no API server."""
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+"""Protocols that a container port can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an object was written."""
+
+    file: str
+    document: int
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, document {self.document}"
+
+    @property
+    def place(self) -> str:
+        """With the line."""
+        return f"{self}, line {self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A declared port of a container; ``name`` is empty if it has none."""
+
+    protocol: str
+    port: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace; ``manifest`` is the object as JSON."""
+
+    name: str
+    manifest: bytes
+    origin: Origin
+    kind: str = field(default="Namespace", init=False)
+
+    @property
+    def namespace(self) -> str:
+        """Empty: namespaces are cluster-wide."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What the network needs to know of a pod. ``ports`` are those of containers and sidecars, in order."""
+
+    namespace: str
+    name: str
+    origin: Origin
+    uid: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    service_account: str = "default"
+    ports: tuple[ContainerPort, ...] = ()
+    host_network: bool = False
+    kind: str = field(default="Pod", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """A network policy; ``manifest`` is the object as JSON."""
+
+    namespace: str
+    name: str
+    manifest: bytes
+    origin: Origin
+    kind: str = field(default="NetworkPolicy", init=False)
+
+
+Object = Namespace | Pod | NetworkPolicy
