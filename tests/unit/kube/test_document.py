@@ -97,7 +97,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_what_is_written_as_yaml_is_read_back(value: object) -> None:
     """Agreement with an independent writer, PyYAML's, on every JSON value (it writes what it reads, as 1.1)."""
-    text = yaml.safe_dump(value)
+    text = yaml.safe_dump(value, sort_keys=False)
     expected = [] if value is None else [value]
     assert json.dumps(values(text)) == json.dumps(expected)
 

@@ -172,11 +172,12 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
         load([str(tmp_path)])
 
 
-WORDS = st.sampled_from("""
-    apiVersion v1 networking.k8s.io/v1 kind Pod Namespace NetworkPolicy List items metadata name namespace labels a spec
-    containers initContainers restartPolicy Always ports containerPort protocol TCP podSelector matchLabels
-    matchExpressions key operator values ingress egress from to ipBlock cidr except port endPort hostNetwork
-    serviceAccountName""".split())
+WORDS = st.sampled_from([
+    "apiVersion", "v1", "networking.k8s.io/v1", "kind", "Pod", "Namespace", "NetworkPolicy", "List", "items",
+    "metadata", "name", "namespace", "labels", "a", "spec", "containers", "initContainers", "restartPolicy", "Always",
+    "ports", "containerPort", "protocol", "TCP", "podSelector", "matchLabels", "matchExpressions", "key", "operator",
+    "values", "ingress", "egress", "from", "to", "ipBlock", "cidr", "except", "port", "endPort", "hostNetwork",
+    "serviceAccountName"])
 TREES = st.recursive(
     WORDS | st.none() | st.booleans() | st.integers(-5, 70000),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5), max_leaves=20)
