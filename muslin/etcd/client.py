@@ -1,0 +1,181 @@
+"""The client of the store: records, transactions, leases and watches on an etcd cluster.
+
+Records and transactions go through etcd's generated stubs on grpc.aio, leases and maintenance through python-etcd3 in
+a few threads (muslin.etcd.admin); docs/adr/0003-etcd-client.md has the figures behind that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import grpc
+
+from muslin.errors import Cancelled, MuslinError, TimedOut, Unavailable
+from muslin.etcd import admin, wire
+from muslin.etcd.admin import Admin, Lease
+from muslin.etcd.backoff import Backoff
+from muslin.etcd.cluster import REQUIRE_LEADER, Cluster, Connection
+from muslin.etcd.compat import etcd3
+from muslin.etcd.failures import refused, translate
+from muslin.etcd.stubs import rpc_pb2 as pb
+from muslin.etcd.values import Alarm, Compare, Delete, KeyValue, Member, Op, Put, Snapshot, Status, TxnResult
+from muslin.etcd.watch import Watch
+
+__all__ = ["Etcd"]
+
+T = TypeVar("T")
+
+_ATTEMPTS = 5  # at most, for what may be repeated
+
+
+class Etcd:
+    """A client for one event loop. Connects on first use; `aclose()` ends it, as does leaving `async with`.
+
+    `endpoints` are "host:port", any number of members of one cluster; a name may stand for several addresses.
+    `timeout` in seconds bounds every call, and each call can be given its own.
+
+    All methods raise Unavailable if no member answers, TimedOut if one did not answer in time, and what else etcd says
+    as the error of that meaning. Reads are repeated on other members within their timeout. Writes are sent once: after
+    Unavailable or TimedOut a write may or may not have been done, and the caller finds out by reading.
+    """
+
+    def __init__(self, endpoints: Sequence[str], *, timeout: float = 5.0) -> None:
+        self._cluster = Cluster(endpoints)
+        self._timeout = timeout
+        self._admin = Admin(timeout)
+
+    async def __aenter__(self) -> Etcd:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End all connections, calls and watches."""
+        await self._cluster.aclose()
+        self._admin.close()
+
+    async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None:
+        """The record of a key, None if there is none. Linearizable: it sees every write that was answered before."""
+        response = await self._range(wire.range_request(wire.encode(key)), f"get {key}", timeout)
+        return wire.key_value(response.kvs[0]) if response.kvs else None
+
+    async def range(self, prefix: str, *, page: int = 500, revision: int = 0,
+                    timeout: float | None = None) -> Snapshot:
+        """All records under a prefix at one revision: the given one, or with 0 the latest.
+
+        They are fetched `page` records at a time; the timeout is for each page. Raises Compacted if that revision is
+        not kept any longer, or not reached yet.
+        """
+        first, end = wire.prefix_range(prefix)
+        items: list[KeyValue] = []
+        while True:
+            request = wire.range_request(first, end, limit=page, revision=revision)
+            response = await self._range(request, f"range {prefix}", timeout)
+            revision = revision or response.header.revision
+            items.extend(map(wire.key_value, response.kvs))
+            if not response.more:
+                return Snapshot(tuple(items), revision)
+            first = response.kvs[-1].key + b"\0"
+
+    async def put(self, key: str, value: bytes, lease: int = 0, *, timeout: float | None = None) -> int:
+        """Write a value whatever is there; the revision at which that was. Raises NotFound if the lease is gone."""
+        request = wire.put_request(Put(key, value, lease))
+        response = await self._call(
+            lambda connection, limit: connection.kv.Put(request, timeout=limit, metadata=REQUIRE_LEADER),
+            f"put {key}", timeout, idempotent=False)
+        return response.header.revision
+
+    async def delete(self, key: str, *, timeout: float | None = None) -> int:
+        """Remove a key; the revision at which that was, 0 if there was no such key."""
+        request = pb.DeleteRangeRequest(key=wire.encode(key))
+        response = await self._call(
+            lambda connection, limit: connection.kv.DeleteRange(request, timeout=limit, metadata=REQUIRE_LEADER),
+            f"delete {key}", timeout, idempotent=False)
+        return response.header.revision if response.deleted else 0
+
+    async def txn(self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = (), *,
+                  timeout: float | None = None) -> TxnResult:
+        """Do `success` if all comparisons hold, else `failure`, atomically.
+
+        etcd takes at most 128 comparisons and 128 operations, and no key twice among the Puts and Deletes of one list
+        (InvalidArgument).
+        """
+        request = wire.txn_request(compare, success, failure)
+        named = next((item.key for item in (*compare, *success, *failure)), "")
+        idempotent = not any(isinstance(op, Put | Delete) for op in (*success, *failure))
+        response = await self._call(
+            lambda connection, limit: connection.kv.Txn(request, timeout=limit, metadata=REQUIRE_LEADER),
+            f"txn {named}", timeout, idempotent=idempotent)
+        return wire.txn_result(response)
+
+    def watch(self, prefix: str, revision: int = 0) -> Watch:
+        """The changes under a prefix from `revision` on, that one included; 0 means from now.
+
+        After a snapshot, that is `watch(prefix, snapshot.revision + 1)`. See Watch.
+        """
+        return Watch(self._cluster, prefix, revision, timeout=self._timeout)
+
+    async def lease(self, ttl: int) -> Lease:
+        """A new lease that ends `ttl` seconds after it was last refreshed, and takes its keys with it."""
+        granted = await self._admin_call(lambda client: client.lease(ttl), f"lease of {ttl} s")
+        return Lease(granted.id, granted.ttl, self._admin_call)
+
+    async def status(self) -> Status:
+        """The state of the member that is being used; raises Unavailable if there is none."""
+        return await self._admin_call(admin.status, "status", idempotent=True)
+
+    async def members(self) -> tuple[Member, ...]:
+        """The members of the cluster."""
+        return await self._admin_call(admin.members, "members", idempotent=True)
+
+    async def alarms(self) -> tuple[Alarm, ...]:
+        """The alarms that are raised: none in a healthy cluster."""
+        return await self._admin_call(admin.alarms, "alarms", idempotent=True)
+
+    async def compact(self, revision: int) -> None:
+        """Forget what was before `revision`. Raises Compacted if that was done already, or is in the future."""
+        await self._admin_call(lambda client: client.compact(revision, physical=True), f"compact {revision}")
+
+    async def _range(self, request: pb.RangeRequest, what: str, timeout: float | None) -> pb.RangeResponse:
+        return await self._call(
+            lambda connection, limit: connection.kv.Range(request, timeout=limit, metadata=REQUIRE_LEADER),
+            what, timeout, idempotent=True)
+
+    async def _admin_call(self, function: Callable[[etcd3.Etcd3Client], T], what: str, *,
+                          idempotent: bool = False) -> T:
+        return await self._call(lambda connection, limit: self._admin.run(connection.address, function, limit),
+                                what, None, idempotent=idempotent)
+
+    async def _call(self, operation: Callable[[Connection, float], Awaitable[T]], what: str, timeout: float | None, *,
+                    idempotent: bool) -> T:
+        """Run an operation on a connected member; on another one after that if this can do no harm."""
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        backoff = Backoff()
+        for attempt in range(1, _ATTEMPTS + 1):
+            connection = await self._cluster.connection(deadline - time.monotonic())
+            limit = deadline - time.monotonic()
+            if idempotent and len(self._cluster) > 1:
+                limit = min(limit, timeout / 3)  # a frozen member must leave time to ask another one
+            try:
+                return await operation(connection, limit)
+            except (grpc.RpcError, etcd3.Etcd3Exception, MuslinError) as error:
+                failure = error if isinstance(error, MuslinError) else translate(
+                    error, what, str(connection.address), timeout=limit, idempotent=idempotent)
+                if not isinstance(failure, Unavailable | TimedOut):
+                    raise failure from error
+                self._cluster.avoid(connection)
+                delay = backoff.next()
+                if attempt == _ATTEMPTS or time.monotonic() + delay >= deadline or not (idempotent or refused(error)):
+                    raise failure from error
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise Cancelled(f"{what}: the client of etcd at {self._cluster.names} was closed") from None
+            await asyncio.sleep(delay)
+        raise AssertionError("unreachable: the last attempt returns or raises")

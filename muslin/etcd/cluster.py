@@ -1,0 +1,201 @@
+"""The members of an etcd cluster as endpoints, and which one to talk to.
+
+gRPC can spread one channel over several addresses, but only numeric ones, and it stays with a member for as long as
+the connection lives: also with one that has lost the rest of the cluster, or that is frozen and has not yet missed a
+keepalive. So each endpoint has a channel of its own, and the choice is made here: stay with the member that works,
+leave it when a call on it fails, and take whichever of the others is connected first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import grpc
+import grpc.aio
+
+from muslin.errors import InvalidArgument, Unavailable, Unsupported
+from muslin.etcd.stubs import rpc_pb2 as pb
+from muslin.etcd.stubs import rpc_pb2_grpc as rpc
+
+__all__ = ["Address", "Connection", "Cluster", "CHANNEL_OPTIONS", "REQUIRE_LEADER"]
+
+log = logging.getLogger(__name__)
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A frozen peer acknowledges nothing: ask after 6 s without a sign of life (etcd hangs up on a client that asks more
+    # often than every 5 s, or while it has no call open), and give up 3 s later. `keepalive_timeout_ms` alone does not
+    # end the connection; `http2.ping_timeout_ms` does.
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    # How long one attempt to connect may take (despite its name), and the pause between attempts.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", -1),  # a page's size is ours to choose, not gRPC's 4 MB
+    ("grpc.enable_http_proxy", 0),  # never send the store's traffic through a proxy meant for the web
+)
+
+REQUIRE_LEADER = (("hasleader", "true"),)
+"""Metadata: a member that has lost its leader must refuse at once, and end a watch, instead of going silent."""
+
+_STAGGER = 0.05  # seconds between the first attempts to connect to one member and to the next
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a member listens for clients: a host name or an IP address (IPv6 without brackets), and a port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read "host:port", with or without "http://" before it. Raises InvalidArgument, Unsupported (https)."""
+        if text.startswith("https://"):
+            raise Unsupported(f"etcd endpoint {text!r}: TLS to etcd is not supported, use http or host:port")
+        bare = text.removeprefix("http://").rstrip("/")
+        host, colon, port = bare.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
+            raise InvalidArgument(f"etcd endpoint {text!r} is not of the form host:port, such as 127.0.0.1:2379")
+        address = cls(host, int(port))
+        if ":" in host and address.version != 6:
+            raise InvalidArgument(f"etcd endpoint {text!r}: write an IPv6 address in brackets, such as [::1]:2379")
+        return address
+
+    @property
+    def version(self) -> int:
+        """4 or 6 for an IP address, 0 for a name."""
+        try:
+            return ipaddress.ip_address(self.host).version
+        except ValueError:
+            return 0
+
+    @property
+    def target(self) -> str:
+        """The address as gRPC takes it; names are resolved by gRPC, anew when a connection fails."""
+        return f"{({4: 'ipv4:', 6: 'ipv6:', 0: 'dns:///'})[self.version]}{self}"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.version == 6 else f"{self.host}:{self.port}"
+
+
+class Connection:
+    """The channel to one member and the stubs on it; connects when first used."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    @cached_property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel: made late, because it belongs to the event loop that runs when it is made."""
+        return grpc.aio.insecure_channel(self.address.target, options=CHANNEL_OPTIONS)
+
+    @cached_property
+    def kv(self) -> rpc.KVAsyncStub:
+        """Keys and transactions."""
+        return rpc.KVStub(self.channel)
+
+    @cached_property
+    def watch(self) -> rpc.WatchAsyncStub:
+        """Watches."""
+        return rpc.WatchStub(self.channel)
+
+    @property
+    def up(self) -> bool:
+        """Whether it is connected, as far as is known."""
+        return "channel" in vars(self) and self.channel.get_state() is grpc.ChannelConnectivity.READY
+
+    async def trouble(self) -> str:
+        """Why there is no connection, in gRPC's words; empty if it does not say."""
+        if self.channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return ""
+        try:
+            # In this state a call fails at once, and its failure is the only place where the reason is told.
+            await self.kv.Range(pb.RangeRequest(key=b"\0"), timeout=0.1)
+        except grpc.aio.AioRpcError as error:
+            return error.details() or ""
+        return ""
+
+    async def aclose(self) -> None:
+        """End the connection and every call on it."""
+        if "channel" in vars(self):
+            await self.channel.close()
+
+
+class Cluster:
+    """All endpoints of one etcd cluster. Raises InvalidArgument if there are none or one is malformed."""
+
+    def __init__(self, endpoints: Sequence[str]) -> None:
+        if not endpoints:
+            raise InvalidArgument("no etcd endpoint is given: name at least one host:port")
+        addresses = dict.fromkeys(Address.parse(endpoint) for endpoint in endpoints)
+        self._order = [Connection(address) for address in addresses]  # the next to try first
+        self.names = ", ".join(str(address) for address in addresses)
+        self._current: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    async def connection(self, timeout: float) -> Connection:
+        """A connected member, waiting for one up to `timeout` seconds. Raises Unavailable."""
+        current = self._current
+        if current is not None and current.up:
+            return current
+        if self._closed:
+            raise Unavailable(f"the client of etcd at {self.names} is closed")
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect(), name="etcd-connect")
+        try:
+            # Shielded: the search serves everybody, also those who come after this caller has given up.
+            return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
+        except TimeoutError:
+            reasons = [reason for connection in self._order if (reason := await connection.trouble())]
+            raise Unavailable(f"no etcd member could be reached at {self.names} within {timeout:g} s"
+                              f"{': ' if reasons else ''}{'; '.join(reasons)}") from None
+
+    def avoid(self, connection: Connection) -> None:
+        """A call on this member failed: prefer the others from now on."""
+        if self._current is connection:
+            self._current = None
+        self._order.remove(connection)
+        self._order.append(connection)
+
+    async def _connect(self) -> Connection:
+        async def attempt(connection: Connection, delay: float) -> Connection:
+            await asyncio.sleep(delay)
+            await connection.channel.channel_ready()
+            return connection
+
+        attempts = [asyncio.create_task(attempt(connection, _STAGGER * place), name=f"etcd-to-{connection.address}")
+                    for place, connection in enumerate(self._order)]
+        try:
+            await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+            self._current = next(task.result() for task in attempts if task.done())
+        finally:
+            self._connecting = None
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+        log.debug("etcd connected endpoint=%s", self._current.address)
+        return self._current
+
+    async def aclose(self) -> None:
+        """End all connections and the search for one."""
+        self._closed = True
+        if (search := self._connecting) is not None:
+            search.cancel()
+            await asyncio.wait([search])
+        self._current = None
+        for connection in self._order:
+            await connection.aclose()
