@@ -3,6 +3,7 @@
 This is the one place that knows the layout. A key is a prefix and one or more parts, joined by slashes::
 
     /muslin/ipam/v1/pools/<name>
+    /muslin/ipam/v1/pool-generation
     /muslin/ipam/v1/blocks/<cidr>
     /muslin/ipam/v1/affinities/<node>/<cidr>
     /muslin/ipam/v1/handles/<network>/<container>/<ifname>
@@ -23,7 +24,7 @@ from muslin.errors import Corrupt, InvalidArgument
 
 __all__ = [
     "IPAM", "ENDPOINT", "POLICY",
-    "IPAM_POOLS", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES",
+    "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES",
     "ENDPOINTS", "PODS", "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
@@ -37,6 +38,8 @@ ENDPOINT = "/muslin/endpoint/"
 POLICY = "/muslin/policy/"
 
 IPAM_POOLS = IPAM + "v1/pools/"
+IPAM_POOL_GENERATION = IPAM + "v1/pool-generation"
+"""One key, rewritten with every pool that is made, so that no two are made at once."""
 IPAM_BLOCKS = IPAM + "v1/blocks/"
 IPAM_AFFINITIES = IPAM + "v1/affinities/"
 IPAM_HANDLES = IPAM + "v1/handles/"
