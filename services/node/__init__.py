@@ -1,0 +1,1 @@
+"""The node daemon: wires pods and enforces their policy in the kernel."""
