@@ -4,11 +4,13 @@ This is the one place that knows the layout. A key is a prefix and one or more p
 
     /muslin/ipam/v1/pools/<name>
     /muslin/ipam/v1/pool-generation
+    /muslin/ipam/v1/barrier
     /muslin/ipam/v1/blocks/<cidr>
     /muslin/ipam/v1/affinities/<node>/<cidr>
     /muslin/ipam/v1/handles/<network>/<container>/<ifname>
     /muslin/endpoint/v1/endpoints/<network>/<container>/<ifname>
     /muslin/endpoint/v1/pods/<namespace>/<name>
+    /muslin/endpoint/v1/barrier
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
     /muslin/policy/v1/profiles/<name>
 
@@ -24,8 +26,8 @@ from muslin.errors import Corrupt, InvalidArgument
 
 __all__ = [
     "IPAM", "ENDPOINT", "POLICY",
-    "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES",
-    "ENDPOINTS", "PODS", "POLICY_OBJECTS", "POLICY_PROFILES",
+    "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
+    "ENDPOINTS", "PODS", "ENDPOINT_BARRIER", "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
     "handle", "handles_of", "parse_handle",
@@ -43,8 +45,12 @@ IPAM_POOL_GENERATION = IPAM + "v1/pool-generation"
 IPAM_BLOCKS = IPAM + "v1/blocks/"
 IPAM_AFFINITIES = IPAM + "v1/affinities/"
 IPAM_HANDLES = IPAM + "v1/handles/"
+IPAM_BARRIER = IPAM + "v1/barrier"
+"""Rewritten by a process that must know whether its copy of the records is current: when it sees its write, it is."""
 ENDPOINTS = ENDPOINT + "v1/endpoints/"
 PODS = ENDPOINT + "v1/pods/"
+ENDPOINT_BARRIER = ENDPOINT + "v1/barrier"
+"""As `IPAM_BARRIER`."""
 POLICY_OBJECTS = POLICY + "v1/objects/"
 POLICY_PROFILES = POLICY + "v1/profiles/"
 
