@@ -1,0 +1,1 @@
+"""muslin-ipam: addresses for attachments, given once, kept until freed, never to two."""

@@ -1,0 +1,28 @@
+"""`python -m services.ipam`: run the address manager."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from muslin import log, rpc
+from muslin.errors import MuslinError
+from services.ipam.server import IpamApp
+
+
+@click.command()
+@rpc.options("unix:/run/muslin/ipam.sock")
+@click.option("--pool", default="192.168.0.0/16", show_default=True, envvar="MUSLIN_POOL", metavar="CIDR",
+              help="The pool that is made if there is none.")
+def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: tuple[str, ...], pool: str) -> None:
+    """Give attachments their addresses, and keep account of them in etcd."""
+    log.setup("muslin-ipam", log_level)
+    try:
+        app = IpamApp(etcd, pool)
+    except MuslinError as problem:
+        raise click.UsageError(problem.message.replace("pool.cidr", "--pool")) from None
+    sys.exit(rpc.serve(app, listen, metrics))
+
+
+main()

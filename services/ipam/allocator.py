@@ -1,0 +1,262 @@
+"""Committing: requests in, decided by `plan`, made durable by compare-and-swap.
+
+Each node has a lane. While a lane's transaction is under way, the requests that come in wait, and go together into the
+next one; lanes run side by side. No lock is held anywhere: what two lanes or two processes both want, etcd decides,
+and the loser reads the present state from the answer of its failed transaction and decides anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from muslin.errors import Conflict, Corrupt, Exhausted, MuslinError, TimedOut, Unavailable
+from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
+from muslin.etcd.mirror import Mirror
+from muslin.tasks import TaskSet
+from services.ipam import metrics
+from services.ipam.handles import Handle
+from services.ipam.plan import Assign, Damaged, Freed, Granted, Outcome, Plan, Release, Request, Short, plan
+from services.ipam.store import handle_key
+from services.ipam.view import View
+
+log = logging.getLogger(__name__)
+
+BATCH = 100
+"""Requests decided together, at most; a transaction's size limits them further."""
+FAILURES = 6
+"""Transactions without an answer before a request is given up."""
+CONFLICTS = 64
+"""Lost races before a request is given up: each one means that another process got on."""
+_REMEMBERED = 10_000
+"""Attachments with an unanswered assignment that are remembered for their release."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    request: Request
+    future: asyncio.Future[Outcome]
+    failures: int = 0
+    conflicts: int = 0
+    left: bool = False
+    confirmed: bool = False
+    """The view was brought up to date for it after no address was found."""
+
+
+@dataclass
+class _Lane:
+    queue: deque[_Waiting] = field(default_factory=deque)
+    running: bool = False
+
+
+class Allocator:
+    """Assigns and releases, for any number of callers at once.
+
+    `view` must follow `mirror`. The lanes are tasks of `tasks`.
+    """
+
+    def __init__(self, etcd: Etcd, mirror: Mirror, view: View, tasks: TaskSet) -> None:
+        self._etcd, self._mirror, self._view, self._tasks = etcd, mirror, view, tasks
+        self._lanes: dict[str, _Lane] = {}
+        self._busy: set[str] = set()
+        self._settled = asyncio.Event()
+        self._unanswered: dict[str, frozenset[str]] = {}
+        self._pending: dict[str, tuple[str, int]] = {}
+
+    async def assign(self, handle: Handle, timeout: float) -> Handle:
+        """Give an attachment its address: the same again if it has one.
+
+        Raises:
+            Exhausted: naming the pools tried and why none served.
+            Corrupt: the attachment's record is damaged.
+            Unavailable, TimedOut, Conflict: not known to be done; ask again.
+        """
+        outcome = await self._submit(Assign(handle), handle.node, timeout)
+        assert isinstance(outcome, Granted)
+        return outcome.handle
+
+    async def release(self, identity: str, timeout: float) -> tuple[str, ...]:
+        """Free what an attachment holds, and return that.
+
+        Raises:
+            Unavailable, TimedOut, Conflict: not known to be done; ask again.
+        """
+        known = self._view.handle(identity).value
+        block = self._view.block(known.addresses[0].block).value if known and known.addresses else None
+        lane = block.node if block else known.node if known else ""
+        outcome = await self._submit(Release(identity), lane, timeout)
+        assert isinstance(outcome, Freed)
+        return outcome.addresses
+
+    async def _submit(self, request: Request, node: str, timeout: float) -> Outcome:
+        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        # What still goes on for this attachment, its caller may be gone, comes first: all of it in one lane.
+        node, count = self._pending.get(request.identity, (node, 0))
+        self._pending[request.identity] = node, count + 1
+        lane = self._lanes.setdefault(node, _Lane())
+        lane.queue.append(waiting)
+        if not lane.running:
+            lane.running = True
+            self._tasks.spawn(f"lane {node}", self._run(node, lane))
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiting.future
+        except TimeoutError:
+            raise TimedOut(f"{request.identity}: no answer within {timeout:.1f} s; whether it was done is unknown, "
+                           "ask again") from None
+
+    async def _run(self, node: str, lane: _Lane) -> None:
+        """Serve a lane until nothing waits in it."""
+        batch: list[_Waiting] = []
+        try:
+            while lane.queue:
+                batch = self._next(lane)
+                await self._round(node, batch)
+                # What was not settled keeps its place before what has come in since.
+                lane.queue.extendleft(reversed([w for w in batch if not self._left(w)]))
+        except Exception as problem:
+            # A defect must not leave callers waiting; and the next caller gets a new lane.
+            for waiting in (*batch, *lane.queue):
+                if not self._left(waiting):
+                    waiting.future.set_exception(problem)
+                    self._left(waiting)
+            log.exception("lane of node %s failed", node)
+        finally:
+            lane.running = False
+            del self._lanes[node]
+
+    def _next(self, lane: _Lane) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        while lane.queue and len(batch) < BATCH:
+            if not self._left(waiting := lane.queue.popleft()):
+                batch.append(waiting)
+        return batch
+
+    def _left(self, waiting: _Waiting) -> bool:
+        """Whether a request is settled, or its caller has gone away; then it is forgotten."""
+        if waiting.left or not waiting.future.done():
+            return waiting.left
+        waiting.left = True
+        node, count = self._pending.pop(waiting.request.identity)
+        if count > 1:
+            self._pending[waiting.request.identity] = node, count - 1
+        return True
+
+    async def _round(self, node: str, batch: Sequence[_Waiting]) -> None:
+        """Decide and commit once."""
+        made = plan(self._view, node, [self._fenced(w.request) for w in batch], self._busy)
+        decided = list(zip(batch, made.outcomes, strict=True))
+        for waiting, outcome in decided:
+            if isinstance(outcome, Damaged):
+                _fail(waiting, Corrupt(f"the address record of {waiting.request.identity} is damaged; delete the "
+                                       "attachment and add it anew"))
+            elif isinstance(outcome, Short) and waiting.confirmed:
+                metrics.EXHAUSTED.inc()
+                _fail(waiting, Exhausted(f"no address for {waiting.request.identity} on node {node}: "
+                                         f"{outcome.reason}"))
+        short = [w for w, outcome in decided if isinstance(outcome, Short) and not w.future.done()]
+        if made.expect:
+            await self._commit(made, [(w, o) for w, o in decided if isinstance(o, Granted | Freed)])
+        if short:
+            await self._confirm(short)
+        elif batch and not made.expect and not any(w.future.done() for w in batch):
+            await self._settled.wait()
+
+    def _fenced(self, request: Request) -> Request:
+        """A release says in which pools an assignment to its attachment may still be under way."""
+        if isinstance(request, Release) and (unanswered := self._unanswered.get(request.identity)):
+            return Release(request.identity, tuple(sorted(unanswered)))
+        return request
+
+    async def _commit(self, made: Plan, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
+        self._busy |= made.blocks
+        try:
+            result = await self._etcd.txn(
+                [unchanged(key, revision) for key, revision in made.expect.items()],
+                [Delete(key) if value is None else Put(key, value) for key, value in made.writes.items()],
+                [Get(key) for key in made.expect])
+        except (Unavailable, TimedOut) as problem:
+            self._not_answered(made, decided)
+            await self._pause([w for w, _ in decided], problem)
+            return
+        except MuslinError as problem:  # refused as it is: nothing was done, and repeating it is of no use
+            for waiting, _ in decided:
+                _fail(waiting, problem)
+            return
+        finally:
+            self._busy -= made.blocks
+            self._settled.set()
+            self._settled = asyncio.Event()
+        if result.succeeded:
+            for key, value in made.writes.items():
+                record = None if value is None else KeyValue(key, value, result.revision, result.revision)
+                self._view.see(key, record, result.revision)
+            self._answer(decided)
+            return
+        for key, record in zip(made.expect, result.responses, strict=True):
+            self._view.see(key, record, result.revision)
+        metrics.CONFLICTS.inc()
+        await self._lost([w for w, _ in decided])
+
+    def _answer(self, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
+        metrics.BATCH.observe(len(decided))
+        for waiting, outcome in decided:
+            if isinstance(outcome, Freed):
+                metrics.RELEASED.inc(len(outcome.addresses))
+                self._unanswered.pop(waiting.request.identity, None)
+            elif outcome.new:
+                metrics.ASSIGNED.inc(len(outcome.handle.addresses))
+            if not waiting.future.done():
+                waiting.future.set_result(outcome)
+
+    async def _lost(self, losers: Sequence[_Waiting]) -> None:
+        """Another process was first. Once may be chance; after that, make room for each other."""
+        for waiting in losers:
+            waiting.conflicts += 1
+            if waiting.conflicts >= CONFLICTS:
+                _fail(waiting, Conflict(f"{waiting.request.identity}: others changed the same records "
+                                        f"{CONFLICTS} times in a row; ask again"))
+        if (most := max((w.conflicts for w in losers), default=0)) > 1:
+            await asyncio.sleep(random.uniform(0, min(0.05, 0.001 * 2 ** min(most, 6))))  # noqa: S311  no secret
+
+    def _not_answered(self, made: Plan, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
+        """Remember who may hold an address without knowing it."""
+        metrics.UNKNOWN.inc()
+        for waiting, outcome in decided:
+            if isinstance(outcome, Granted) and outcome.new:
+                identity = waiting.request.identity
+                self._unanswered[identity] = self._unanswered.pop(identity, frozenset()) | made.pools
+        while len(self._unanswered) > _REMEMBERED:
+            del self._unanswered[next(iter(self._unanswered))]
+
+    async def _pause(self, failed: Sequence[_Waiting], problem: MuslinError) -> None:
+        """Give etcd time to come back. Repeating is safe: it fails if the first one was done, and tells so."""
+        for waiting in failed:
+            waiting.failures += 1
+            if waiting.failures >= FAILURES:
+                _fail(waiting, problem)
+        most = max((w.failures for w in failed), default=1)
+        await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, 0.05 * 2 ** most))  # noqa: S311  no secret
+
+    async def _confirm(self, short: Sequence[_Waiting]) -> None:
+        """Before "no address is left" is said, see everything that was written until now."""
+        try:
+            wanted = [handle_key(w.request.identity) for w in short]
+            result = await self._etcd.txn((), [Put(keys.IPAM_BARRIER, b""), *(Get(key) for key in wanted)])
+            for key, record in zip(wanted, result.responses[1:], strict=True):
+                self._view.see(key, record, result.revision)
+            await self._mirror.reached(result.revision, 2.0)
+        except (Unavailable, TimedOut) as problem:
+            await self._pause(short, problem)
+            return
+        for waiting in short:
+            waiting.confirmed = True
+
+
+def _fail(waiting: _Waiting, problem: MuslinError) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(problem)

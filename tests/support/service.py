@@ -1,0 +1,110 @@
+"""Services as real processes: started, killed, restarted, and reached over their socket."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_START = 20.0  # seconds that a service may take to be ready
+_REPOSITORY = Path(__file__).parents[2]
+
+
+class Service:
+    """`python -m services.NAME` on a unix socket of its own, started when entered as a context manager."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        self.name = name
+        self.directory = Path(tempfile.mkdtemp(prefix=f"muslin-{name}-"))
+        self.target = f"unix:{self.directory}/{name}.sock"
+        self.log = self.directory / "log"
+        self._command: Sequence[str] = (sys.executable, "-m", f"services.{name}", "--listen", self.target, *arguments)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.stop()
+
+    def launch(self) -> None:
+        """Start the process and do not wait for it."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                             cwd=_REPOSITORY)
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.launch()
+        self.wait()
+
+    def wait(self, timeout: float = _START) -> None:
+        """Wait until health says SERVING. Raises RuntimeError with its log if it exits, TimeoutError if it is late."""
+        deadline = time.monotonic() + timeout
+        with grpc.insecure_channel(self.target, [("grpc.max_reconnect_backoff_ms", 50),
+                                                 ("grpc.initial_reconnect_backoff_ms", 20),
+                                                 ("grpc.min_reconnect_backoff_ms", 20)]) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                try:
+                    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                except grpc.RpcError:
+                    pass  # not listening yet
+                time.sleep(0.02)  # a process that is starting sends no event
+                if self._process is None or self._process.poll() is not None:
+                    raise RuntimeError(f"{self.name} has exited:\n{self.tail()}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.name} is not ready after {timeout} s:\n{self.tail()}")
+
+    def tail(self, size: int = 4000) -> str:
+        """The end of its log."""
+        return self.log.read_text()[-size:] if self.log.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """The process; raises if it does not run."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} does not run")
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it without a chance to say good-bye."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> int:
+        """Ask it to end, and return its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.send_signal(number)
+        try:
+            return process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def stop(self) -> None:
+        """Kill it and remove everything."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
