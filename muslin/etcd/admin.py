@@ -46,7 +46,7 @@ class Admin:
         try:
             return await asyncio.wait_for(call, timeout)
         except TimeoutError:
-            raise TimedOut(f"etcd at {address} did not answer within {timeout:g} s") from None
+            raise TimedOut(f"etcd at {address} did not answer within {timeout:.3g} s") from None
 
     def close(self) -> None:
         """End the connections; calls in flight fail, and their threads with them."""

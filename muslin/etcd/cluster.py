@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,8 @@ from functools import cached_property
 import grpc
 import grpc.aio
 
-from muslin.errors import InvalidArgument, Unavailable, Unsupported
+from muslin.errors import InvalidArgument, TimedOut, Unavailable, Unsupported
+from muslin.etcd.failures import translate
 from muslin.etcd.stubs import rpc_pb2 as pb
 from muslin.etcd.stubs import rpc_pb2_grpc as rpc
 
@@ -93,6 +96,7 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._heard = -math.inf
 
     @cached_property
     def channel(self) -> grpc.aio.Channel:
@@ -125,6 +129,26 @@ class Connection:
             return error.details() or ""
         return ""
 
+    def heard(self) -> None:
+        """Note that the member has just said something."""
+        self._heard = time.monotonic()
+
+    async def probe(self, timeout: float) -> None:
+        """Find out whether the member is alive; it counts as alive for `timeout` seconds after it said something.
+
+        A frozen process keeps its connections, and gRPC's keepalive needs up to nine seconds to tell: etcd allows no
+        shorter one. So the member is asked for something that it can answer alone. Raises TimedOut or Unavailable.
+        """
+        if time.monotonic() - self._heard < timeout:
+            return
+        try:
+            await self.kv.Range(pb.RangeRequest(key=b"\0", serializable=True, count_only=True), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            failure = translate(error, "a sign of life", str(self.address), timeout=timeout, idempotent=True)
+            if isinstance(failure, TimedOut | Unavailable):
+                raise failure from error
+        self.heard()
+
     async def aclose(self) -> None:
         """End the connection and every call on it."""
         if "channel" in vars(self):
@@ -142,7 +166,7 @@ class Cluster:
         self.names = ", ".join(str(address) for address in addresses)
         self._current: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._closed = False
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._order)
@@ -152,7 +176,7 @@ class Cluster:
         current = self._current
         if current is not None and current.up:
             return current
-        if self._closed:
+        if self.closed:
             raise Unavailable(f"the client of etcd at {self.names} is closed")
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="etcd-connect")
@@ -161,7 +185,7 @@ class Cluster:
             return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
         except TimeoutError:
             reasons = [reason for connection in self._order if (reason := await connection.trouble())]
-            raise Unavailable(f"no etcd member could be reached at {self.names} within {timeout:g} s"
+            raise Unavailable(f"no etcd member could be reached at {self.names} within {timeout:.3g} s"
                               f"{': ' if reasons else ''}{'; '.join(reasons)}") from None
 
     def avoid(self, connection: Connection) -> None:
@@ -192,7 +216,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """End all connections and the search for one."""
-        self._closed = True
+        self.closed = True
         if (search := self._connecting) is not None:
             search.cancel()
             await asyncio.wait([search])

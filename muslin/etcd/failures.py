@@ -54,7 +54,7 @@ def translate(error: BaseException, what: str, endpoint: str, *, timeout: float,
     code, details = status
     unknown = "" if idempotent or refused(error) else "; whether it was done is unknown"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TimedOut(f"etcd at {endpoint} did not answer {what} within {timeout:g} s{unknown}")
+        return TimedOut(f"etcd at {endpoint} did not answer {what} within {timeout:.3g} s{unknown}")
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(f"etcd at {endpoint}: {what}: {details}{unknown}")
     if details == _NO_SPACE:

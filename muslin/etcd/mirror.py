@@ -108,13 +108,14 @@ class Mirror:
             await asyncio.wait_for(waiting, timeout)
         except TimeoutError:
             raise TimedOut(f"the copy of {self._prefix} is at revision {self.revision}, and did not reach {revision} "
-                           f"within {timeout:g} s{': ' if self.trouble else ''}{self.trouble}") from None
+                           f"within {timeout:.3g} s{': ' if self.trouble else ''}{self.trouble}") from None
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
 
     async def run(self) -> None:
         """Follow the store until cancelled. Etcd being away is waited out; what etcd forbids is raised."""
+        backoff = Backoff()
         while True:
             snapshot = await self._list()
             self.relists += 1
@@ -125,12 +126,14 @@ class Mirror:
                     self._watch = watch
                     async for batch in watch:
                         self._commit(effect(self._items, batch.events), batch.revision)
+                        backoff.reset()
             except Compacted as error:
                 log.warning("etcd mirror lists again prefix=%s revision=%d reason=%s",
                             self._prefix, self.revision, error)
                 self._trouble = error.message
             finally:
                 self._watch = None
+            await asyncio.sleep(backoff.next())
 
     async def _list(self) -> Snapshot:
         backoff = Backoff()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _PASSING = (Unavailable, TimedOut, Cancelled, IOFailure, Unknown)  # interruptions; anything else ends the watch
 _SETTLED = 5.0  # seconds that a stream must have lived for the next interruption to be a new one
+_SILENCE = 2.0  # seconds without a response after which the member is asked whether it is alive
 
 
 class Watch:
@@ -40,7 +42,7 @@ class Watch:
     It reconnects by itself, to another member if there is one, for as long as it takes; the pauses between attempts
     grow to two seconds. It raises Compacted if the changes that come next are not to be had: they were compacted away,
     or the store was replaced by an older or an empty one. Then list again. It raises Denied if etcd does not allow the
-    watch.
+    watch, and Cancelled or Unavailable once the client is closed.
 
     `trouble` is empty while the stream is up, else it says why not. `attempts` counts the streams asked for.
     Leave it with `aclose()` (or `async with`), or by cancelling the task that waits for it.
@@ -54,6 +56,7 @@ class Watch:
         self._next = revision
         self._timeout = timeout
         self._cluster_id = 0
+        self._settled = math.inf  # when the present stream will be a success
         self._batches = self._follow()
 
     def __aiter__(self) -> Watch:
@@ -76,18 +79,20 @@ class Watch:
         backoff = Backoff()
         while True:
             self.attempts += 1
-            begun = time.monotonic()
             try:
                 connection = await self._cluster.connection(self._timeout)
                 async with aclosing(self._stream(connection)) as stream:
                     async for batch in stream:
                         yield batch
             except _PASSING as error:
-                if not self.trouble:
+                if self._cluster.closed:
+                    raise
+                if not self.trouble or self.attempts == 1:
                     log.warning("etcd watch interrupted prefix=%s next=%d error=%s", self._prefix, self._next, error)
                 self.trouble = error.message
-            if time.monotonic() - begun > _SETTLED:
-                backoff.reset()
+                if time.monotonic() > self._settled:
+                    backoff.reset()
+                self._settled = math.inf
             await asyncio.sleep(backoff.next())
 
     async def _stream(self, connection: Connection) -> AsyncGenerator[WatchBatch, None]:
@@ -126,9 +131,20 @@ class Watch:
         if self.trouble and self.attempts > 1:
             log.info("etcd watch resumed prefix=%s next=%d endpoint=%s", self._prefix, self._next, connection.address)
         self.trouble = ""
+        self._settled = time.monotonic() + _SETTLED
 
     async def _read(self, connection: Connection, call: Call) -> pb.WatchResponse:
-        response = await call.read()
+        reading = asyncio.ensure_future(call.read())
+        try:
+            while not (await asyncio.wait([reading], timeout=_SILENCE))[0]:
+                await connection.probe(_SILENCE)
+        finally:
+            if not reading.done():
+                reading.cancel()
+        if reading.cancelled():  # not by us: the channel was closed
+            raise Cancelled(f"watch {self._prefix}: the client of etcd at {self._cluster.names} was closed")
+        response = reading.result()
+        connection.heard()
         if not isinstance(response, pb.WatchResponse):
             raise Unavailable(f"etcd at {connection.address} ended the watch")
         if response.compact_revision:
