@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 
 NESTED = 0x8000
@@ -70,7 +71,4 @@ def as_text(data: memoryview) -> str:
 
 def as_u32(data: memoryview) -> int:
     """A number in the host's byte order."""
-    return int.from_bytes(data, "little" if _LITTLE else "big")
-
-
-_LITTLE = struct.pack("H", 1) == b"\1\0"
+    return int.from_bytes(data, sys.byteorder)

@@ -9,13 +9,14 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from muslin import netns
 from muslin.errors import TimedOut
 from services.node.errors import KernelError
 from services.node.netlink.attributes import as_text, parse
 
-__all__ = ["Connection", "Reply", "Request", "describe_error", "messages_in"]
+__all__ = ["Connection", "Reply", "Request", "Socket", "describe_error", "messages_in"]
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO = 0x001, 0x004, 0x008
 NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x010, 0x100, 0x200
@@ -86,33 +87,34 @@ def describe_error(reply: Reply) -> tuple[int, str]:
     return number, words
 
 
-class Connection:
-    """Route netlink in one network namespace: this process' own, or another one's for ever.
+class Socket:
+    """A netlink socket in one network namespace: this process' own, or another one's for ever.
 
     Safe for several threads: one exchange at a time.
     """
 
-    def __init__(self, namespace: str | os.PathLike[str] | None = None) -> None:
-        """Open the socket.
+    def __init__(self, protocol: int, namespace: str | os.PathLike[str] | None = None) -> None:
+        """Open it.
 
         Raises:
             NotFound: the namespace does not exist.
             InvalidArgument: it is not a network namespace.
+            KernelError: the kernel does not have that protocol.
         """
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        if namespace is None:
-            self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        else:
-            self._socket = netns.open_socket(namespace, socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        try:
+            self._socket = (socket.socket(socket.AF_NETLINK, kind, protocol) if namespace is None
+                            else netns.open_socket(namespace, socket.AF_NETLINK, kind, protocol))
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, f"open a netlink socket of protocol {protocol}") from error
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         # A receive timeout, not settimeout: that would poll before every read.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", TIMEOUT_SECONDS, 0))
         self._lock = threading.Lock()
         self._sequence = 0
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,6 +123,58 @@ class Connection:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def dump(self, request: Request) -> list[Reply]:
+        """All replies to a dump, consistent: one that was interrupted by a change is made again.
+
+        Raises:
+            KernelError: it was refused, or interrupted every time.
+            TimedOut: no answer.
+        """
+        with self._lock:
+            for _ in range(_DUMP_ATTEMPTS):
+                replies = self._dump_once(request)
+                if replies is not None:
+                    return replies
+        raise KernelError(errno.EINTR, request.what, "changed during every attempt to read it")
+
+    def _dump_once(self, request: Request) -> list[Reply] | None:
+        self._sequence += 1
+        self._socket.send(HEADER.pack(16 + len(request.body), request.kind,
+                                      request.flags | NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + request.body)
+        replies: list[Reply] = []
+        interrupted = False
+        while True:
+            for reply in self._receive(request.what):
+                if reply.sequence != self._sequence:
+                    continue
+                interrupted = interrupted or bool(reply.flags & NLM_F_DUMP_INTR)
+                if reply.kind == NLMSG_DONE:
+                    return None if interrupted else replies
+                if reply.kind == NLMSG_ERROR:
+                    number, words = describe_error(reply)
+                    raise KernelError(number, request.what, words)
+                replies.append(reply)
+
+    def _receive(self, what: str, *, wait: bool = True) -> list[Reply]:
+        """The next datagram's messages; none if nothing is there and it is not to be waited for."""
+        try:
+            return list(messages_in(self._socket.recv(1 << 17, 0 if wait else socket.MSG_DONTWAIT)))
+        except BlockingIOError as error:
+            if not wait:
+                return []
+            raise TimedOut(f"{what}: no answer from the kernel within {TIMEOUT_SECONDS} s") from error
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, what) from error
+
+
+class Connection(Socket):
+    """Route netlink: links, addresses, routes, neighbours."""
+
+    def __init__(self, namespace: str | os.PathLike[str] | None = None) -> None:
+        """Open it. Raises as Socket does."""
+        super().__init__(socket.NETLINK_ROUTE, namespace)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
 
     def request(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Send all in one datagram and return the replies to each.
@@ -158,44 +212,3 @@ class Connection:
             if refusal is not None:
                 raise refusal
             return replies
-
-    def dump(self, request: Request) -> list[Reply]:
-        """All replies to a dump, consistent: one that was interrupted by a change is made again.
-
-        Raises:
-            KernelError: it was refused, or interrupted every time.
-            TimedOut: no answer.
-        """
-        with self._lock:
-            for _ in range(_DUMP_ATTEMPTS):
-                replies = self._dump_once(request)
-                if replies is not None:
-                    return replies
-        raise KernelError(errno.EINTR, request.what, "changed during every attempt to read it")
-
-    def _dump_once(self, request: Request) -> list[Reply] | None:
-        self._sequence += 1
-        self._socket.send(HEADER.pack(16 + len(request.body), request.kind,
-                                      request.flags | NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + request.body)
-        replies: list[Reply] = []
-        interrupted = False
-        while True:
-            for reply in self._receive(request.what):
-                if reply.sequence != self._sequence:
-                    continue
-                interrupted = interrupted or bool(reply.flags & NLM_F_DUMP_INTR)
-                if reply.kind == NLMSG_DONE:
-                    return None if interrupted else replies
-                if reply.kind == NLMSG_ERROR:
-                    number, words = describe_error(reply)
-                    raise KernelError(number, request.what, words)
-                replies.append(reply)
-
-    def _receive(self, what: str) -> Iterator[Reply]:
-        try:
-            datagram = self._socket.recv(1 << 17)
-        except BlockingIOError as error:
-            raise TimedOut(f"{what}: no answer from the kernel within {TIMEOUT_SECONDS} s") from error
-        except OSError as error:
-            raise KernelError(error.errno or errno.EIO, what) from error
-        return messages_in(datagram)

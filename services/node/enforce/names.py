@@ -1,0 +1,57 @@
+"""Names of what is in the kernel, one place for all.
+
+Ids of policies and groups have any length and any character; the kernel's names have not. So a name is a kind and a
+hash of the id, the same on every node and after every restart; the id itself stands in a comment beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum
+
+TABLE = "muslin"
+"""The one table, family inet."""
+
+FORWARD_EGRESS, FORWARD_INGRESS, INPUT = "forward-egress", "forward-ingress", "input"
+"""Chains that packets enter: routed ones twice, for the sender's policy and then the receiver's; and to the host."""
+
+FROM_POD, TO_POD = "from_pod", "to_pod"
+"""Maps from interface name to the chain that decides."""
+
+SOURCES_4, SOURCES_6 = "sources4", "sources6"
+"""(interface, address): what each endpoint may send from."""
+
+GUARD = "from-pod-guard"
+"""Chain that drops what no policy may let through."""
+
+
+class Direction(Enum):
+    """As seen from the endpoint."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+def digest(*parts: object) -> str:
+    """16 hex digits that stand for the parts."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def policy_chain(policy: str, direction: Direction) -> str:
+    """Chain with a policy's rules of one direction."""
+    return f"policy-{direction.value}-{digest(policy)}"
+
+
+def variant_chain(policy: str, stage: str) -> str:
+    """The same for a policy with Pass rules, which lead on from one stage."""
+    return f"passing-{digest(policy)}-{stage.rpartition('-')[2]}"
+
+
+def stage_chain(direction: Direction, tiers: tuple[tuple[str, ...], ...], profiles: tuple[str, ...]) -> str:
+    """Chain that evaluates a tier, or the profiles when no tier is left; shared by all endpoints it is the same for."""
+    return f"{direction.value}-{digest(tiers, profiles)}"
+
+
+def group_set(group: str, kind: str, family: int) -> str:
+    """Set with a group's members of one address family."""
+    return f"{kind.lower()}{family}-{digest(group)}"

@@ -1,0 +1,114 @@
+"""A socket to nf_tables: transactions that happen whole or not at all, and the few dumps that are needed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+
+from services.node.errors import KernelError
+from services.node.netlink.attributes import as_text, pairs, parse, text
+from services.node.netlink.connection import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    Reply,
+    Request,
+    Socket,
+    describe_error,
+)
+from services.node.nft.messages import GETCHAIN, GETSETELEM, GETTABLE, Message
+
+__all__ = ["Nftables"]
+
+_NETLINK_NETFILTER = 12
+_NFTABLES = 10
+_SUBSYSTEM = _NFTABLES << 8
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_INET = 1
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_BUFFER_BYTES = 64 << 20  # a limit, not an allocation: a whole table goes out in one datagram
+_GENERIC = struct.Struct(">BBH")
+
+
+class Nftables(Socket):
+    """nf_tables of one network namespace, family inet."""
+
+    def __init__(self, namespace: str | os.PathLike[str] | None = None) -> None:
+        """Open it. Raises as Socket does."""
+        super().__init__(_NETLINK_NETFILTER, namespace)
+        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+
+    def commit(self, messages: Sequence[Message]) -> None:
+        """Do all or nothing; packets see the state before or the state after.
+
+        Raises:
+            KernelError: the first message the kernel refused, and why; nothing has happened.
+            TimedOut: no answer; whether it happened is unknown.
+        """
+        if not messages:
+            return
+        with self._lock:
+            begin = self._sequence + 1
+            last = begin + len(messages)
+            self._sequence = last + 1
+            out = [_message(_BATCH_BEGIN, 0, begin, b"", _NFTABLES)]
+            for number, message in enumerate(messages, begin + 1):
+                # One acknowledgement is enough: refusals are always reported.
+                flags = message.flags | (NLM_F_ACK if number == last else 0)
+                out.append(_message(_SUBSYSTEM | message.kind, flags, number, message.body))
+            out.append(_message(_BATCH_END, 0, last + 1, b"", _NFTABLES))
+            try:
+                self._socket.send(b"".join(out))
+            except OSError as error:
+                raise KernelError(error.errno or errno.EIO, f"send {len(messages)} messages to nf_tables") from error
+            self._await(messages, begin, last)
+
+    def _await(self, messages: Sequence[Message], begin: int, last: int) -> None:
+        refusal: KernelError | None = None
+        while True:
+            # The kernel has put every answer into our queue before send() returned. After a refusal the last
+            # message's acknowledgement, which else is the end, may be missing.
+            replies = self._receive(f"commit {len(messages)} messages", wait=refusal is None)
+            for reply in replies:
+                if reply.kind != NLMSG_ERROR or not begin <= reply.sequence <= last:
+                    continue
+                number, words = describe_error(reply)
+                if number and refusal is None:
+                    index = reply.sequence - begin - 1
+                    what = messages[index].what if index >= 0 else f"commit {len(messages)} messages"
+                    refusal = KernelError(number, what, words, index)
+                elif reply.sequence == last and refusal is None:
+                    return
+            if refusal is not None and not replies:
+                raise refusal
+
+    def has_table(self, table: str) -> bool:
+        """Whether the table exists. Raises KernelError."""
+        return any(as_text(parse(r.body[4:])[1]) == table for r in self._dump(GETTABLE, b"", "list tables"))
+
+    def chains(self, table: str) -> list[str]:
+        """Names of the table's chains. Raises KernelError."""
+        found = (parse(r.body[4:]) for r in self._dump(GETCHAIN, text(1, table), "list chains"))
+        return [as_text(chain[3]) for chain in found if as_text(chain[1]) == table]
+
+    def elements(self, table: str, name: str) -> list[bytes]:
+        """Keys of a set or map. Raises KernelError: ENOENT if there is none."""
+        keys: list[bytes] = []
+        for reply in self._dump(GETSETELEM, text(1, table) + text(2, name), f"list elements of {name}"):
+            for kind, data in pairs(reply.body[4:]):
+                if kind == 3:
+                    keys += [bytes(parse(parse(element)[1])[1]) for _, element in pairs(data)]
+        return keys
+
+    def _dump(self, kind: int, body: bytes, what: str) -> list[Reply]:
+        return self.dump(Request(_SUBSYSTEM | kind, 0, _GENERIC.pack(_INET, 0, 0) + body, what))
+
+
+def _message(kind: int, flags: int, sequence: int, body: bytes, resource: int = 0) -> bytes:
+    return (HEADER.pack(20 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
+            + _GENERIC.pack(_INET if kind >= _SUBSYSTEM else 0, 0, resource) + body + b"\0" * (-len(body) & 3))
