@@ -1,0 +1,168 @@
+"""The network configuration on stdin, as far as the shim needs to know it; the services read the rest."""
+
+from __future__ import annotations
+
+from shim import jsontext
+from shim.errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIGURATION, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shim.jsontext import Value
+
+SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""Versions of the specification, oldest first. None is dropped: a DEL comes with the configuration of its ADD."""
+
+CURRENT = SUPPORTED[-1]
+DEFAULT_VERSION = "0.1.0"  # what a configuration without cniVersion means
+
+SERVICES = ("ipam", "policy", "endpoint", "node")
+"""The chain, in the order of ADD."""
+
+DEFAULT_SOCKET = "/run/muslin/muslin.sock"
+DEFAULT_TIMEOUT = 30.0
+LONGEST_TIMEOUT = 600.0
+
+_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}  # the first version that has the command
+_LONGEST_PATH = 107  # bytes in sun_path, less the final zero (unix(7))
+
+
+class Configuration:
+    """What the shim reads.
+
+    Attributes:
+        version: cniVersion.
+        raw: The bytes of stdin, handed on unchanged.
+        targets: Path of the unix socket of each service.
+        timeout: Seconds for the whole call, from `muslin.timeout`.
+    """
+
+    __slots__ = ("raw", "targets", "timeout", "version")
+
+    def __init__(self, version: str, raw: bytes, targets: Mapping[str, str], timeout: float) -> None:
+        self.version = version
+        self.raw = raw
+        self.targets = targets
+        self.timeout = timeout
+
+
+def parse(raw: bytes, command: str) -> Configuration:
+    """Read and check a configuration for a command other than VERSION.
+
+    Raises:
+        CniError: DECODING_FAILURE if it is not a JSON object, INCOMPATIBLE_VERSION with the supported ones listed, or
+            INVALID_CONFIGURATION naming the field.
+    """
+    document = _document(raw)
+    version = _version(document)
+    if version not in SUPPORTED:
+        raise CniError(INCOMPATIBLE_VERSION, f"cniVersion {version!r} is not supported; use one of "
+                                             f"{', '.join(SUPPORTED)}")
+    if (since := _SINCE.get(command)) and SUPPORTED.index(version) < SUPPORTED.index(since):
+        raise CniError(INCOMPATIBLE_VERSION, f"cniVersion {version} has no {command}; it needs {since} or later")
+    for field in ("name", "type"):
+        if not _text(document, field):
+            raise _invalid(f"{field} is missing")
+    _mapping(document, "prevResult")
+    own = _mapping(document, "muslin")
+    return Configuration(version, raw, _targets(own), _timeout(own))
+
+
+def requested_version(raw: bytes) -> str:
+    """The version that the input of VERSION is in. Empty input is in the newest (old runtimes give none).
+
+    Raises:
+        CniError: as parse() does, but for a version that is not supported: the answer is which ones are.
+    """
+    return _version(_document(raw)) if raw.strip() else CURRENT
+
+
+def version_for_error(raw: bytes) -> str:
+    """The version that an error about this input is written in: its own, if it has one that is supported."""
+    try:
+        version = _version(_document(raw))
+    except CniError:
+        return CURRENT
+    return version if version in SUPPORTED else CURRENT
+
+
+def _document(raw: bytes) -> Mapping[str, Value]:
+    if not raw.strip():
+        raise CniError(DECODING_FAILURE, "there is no network configuration on stdin")
+    try:
+        document = jsontext.loads(raw)
+    except jsontext.NotJson as problem:
+        raise CniError(DECODING_FAILURE, f"the network configuration on stdin is not JSON: {problem}") from None
+    if not isinstance(document, dict):
+        raise CniError(DECODING_FAILURE, "the network configuration on stdin is not a JSON object but "
+                                         f"{_kind(document)}")
+    return document
+
+
+def _version(document: Mapping[str, Value]) -> str:
+    return _text(document, "cniVersion") or DEFAULT_VERSION
+
+
+def _targets(own: Mapping[str, Value]) -> Mapping[str, str]:
+    """Every service behind the one socket, unless it has a target of its own."""
+    shared = _path("muslin.socket", _text(own, "socket", "muslin.") or DEFAULT_SOCKET)
+    named = _mapping(own, "targets", "muslin.")
+    if strangers := sorted(set(named) - set(SERVICES)):
+        raise _invalid(f"muslin.targets.{strangers[0]} is not a service; those are {', '.join(SERVICES)}")
+    return {service: _path(f"muslin.targets.{service}", _text(named, service, "muslin.targets.") or shared)
+            for service in SERVICES}
+
+
+def _path(field: str, target: str) -> str:
+    """Path of a socket that is given as a path or, as in gRPC, as `unix:/path` or `unix:///path`."""
+    path = target.removeprefix("unix:")
+    if path.startswith("///"):
+        path = path[2:]
+    if not path.startswith("/") or path.startswith("//") or "\0" in path:
+        raise _invalid(f"{field} {target!r} must be a unix socket: an absolute path, or unix: and an absolute path")
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
+        raise _invalid(f"{field} {target!r} is not Unicode text") from None
+    if length > _LONGEST_PATH:
+        raise _invalid(f"{field} is longer than the {_LONGEST_PATH} bytes that a unix socket may have")
+    return path
+
+
+def _timeout(own: Mapping[str, Value]) -> float:
+    seconds = own.get("timeout")
+    if seconds is None:
+        return DEFAULT_TIMEOUT
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise _invalid(f"muslin.timeout must be a number of seconds, not {_kind(seconds)}")
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise _invalid(f"muslin.timeout must be more than 0 and at most {LONGEST_TIMEOUT:.0f} seconds, not {seconds}")
+    return float(seconds)
+
+
+def _text(document: Mapping[str, Value], field: str, where: str = "") -> str:
+    value = document.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _invalid(f"{where}{field} must be a string, not {_kind(value)}")
+    return value
+
+
+def _mapping(document: Mapping[str, Value], field: str, where: str = "") -> Mapping[str, Value]:
+    value = document.get(field)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _invalid(f"{where}{field} must be an object, not {_kind(value)}")
+    return value
+
+
+def _kind(value: Value) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number",
+            float: "a number"}.get(type(value), "null")
+
+
+def _invalid(message: str) -> CniError:
+    return CniError(INVALID_CONFIGURATION, message)

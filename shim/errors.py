@@ -1,0 +1,78 @@
+"""What can go wrong, and the one table from gRPC status to CNI error code."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DECODING_FAILURE", "INCOMPATIBLE_VERSION", "INVALID_CONFIGURATION", "INVALID_ENVIRONMENT", "PLUGIN_NOT_AVAILABLE",
+    "TRY_AGAIN_LATER", "UNEXPECTED",
+    "ALREADY_EXISTS", "CANCELLED", "DEADLINE_EXCEEDED", "DENIED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED",
+    "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN",
+    "CNI_CODE", "STATUS_NAME",
+    "CniError", "RpcError",
+]
+
+# CNI error codes (specification 1.1, "Error"; 100 and up are the plugin's own).
+INCOMPATIBLE_VERSION = 1
+INVALID_ENVIRONMENT = 4
+DECODING_FAILURE = 6
+INVALID_CONFIGURATION = 7
+TRY_AGAIN_LATER = 11
+PLUGIN_NOT_AVAILABLE = 50
+UNEXPECTED = 100
+
+# The gRPC statuses that the shim itself gives (gRPC, "Status codes and their use in gRPC").
+CANCELLED = 1
+UNKNOWN = 2
+DEADLINE_EXCEEDED = 4
+ALREADY_EXISTS = 6
+DENIED = 7
+RESOURCE_EXHAUSTED = 8
+UNIMPLEMENTED = 12
+INTERNAL = 13
+UNAVAILABLE = 14
+UNAUTHENTICATED = 16
+
+STATUS_NAME = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)
+"""Names by number."""
+
+CNI_CODE = {
+    1: 11, 2: 100, 3: 7, 4: 11, 5: 3, 6: 101, 7: 102, 8: 103, 9: 104, 10: 11, 11: 11, 12: 2, 13: 5, 14: 11, 15: 6,
+    16: 102,
+}
+"""gRPC status to CNI error code: a copy of muslin.errors.CNI_CODE, which the shim can not import."""
+
+
+class CniError(Exception):
+    """What the runtime is told.
+
+    Attributes:
+        code: CNI error code.
+        message: One line for people, naming the field and the fix.
+        details: More of it: where, under which request id, and what was undone.
+    """
+
+    def __init__(self, code: int, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+
+class RpcError(Exception):
+    """A call that did not succeed.
+
+    Attributes:
+        status: gRPC status number, never 0.
+        message: As the service sent it, or what happened on the way.
+        answered: The service itself said so; otherwise whether the call was carried out is unknown.
+    """
+
+    def __init__(self, status: int, message: str, answered: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.answered = answered

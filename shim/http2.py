@@ -1,0 +1,289 @@
+"""The client's side of an HTTP/2 connection (RFC 9113) as a state machine: bytes in, bytes out, no socket.
+
+Requests are made one after another; each waits for the response of the one before, or gives it up.
+"""
+
+from __future__ import annotations
+
+from shim import frames, hpack
+from shim.frames import ConnectionFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+WINDOW = 1 << 20
+"""Bytes that the peer may send before we acknowledge, on the stream and on the connection."""
+
+_LARGEST_BLOCK = 64 * 1024  # bytes of a header block, with its continuations
+
+
+class Response:
+    """What has arrived in answer to one request.
+
+    Attributes:
+        headers: The first header list that is not informational; empty until it arrives.
+        trailers: The header list that ended the stream; for an answer without a body it is `headers`.
+        body: Bytes so far.
+        done: Nothing more will come.
+        reset: Error code if the stream was reset, by the peer or by us.
+        overflow: The body was longer than the limit, so we reset the stream.
+    """
+
+    __slots__ = ("body", "done", "headers", "overflow", "reset", "trailers")
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.trailers: list[tuple[bytes, bytes]] = []
+        self.body = bytearray()
+        self.done = False
+        self.reset: int | None = None
+        self.overflow = False
+
+
+class Http2:
+    """One connection.
+
+    Attributes:
+        outbox: Bytes to send; whoever sends them removes them.
+        refused_above: Streams above this id will never be carried out, from the peer's GOAWAY; None before one.
+        farewell: What the peer's GOAWAY said, for people.
+    """
+
+    def __init__(self, body_limit: int) -> None:
+        """Start a connection; responses with a body of more than `body_limit` bytes are given up."""
+        self.outbox = bytearray(
+            frames.PREFACE
+            + frames.settings((frames.SETTINGS_ENABLE_PUSH, 0), (frames.SETTINGS_INITIAL_WINDOW_SIZE, WINDOW))
+            + frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
+        self.refused_above: int | None = None
+        self.farewell = ""
+        self._body_limit = body_limit
+        self._inbox = bytearray()
+        self._decoder = hpack.Decoder()
+        self._stream = -1
+        self._response = Response()
+        self._request, self._sent = b"", 0
+        self._window = frames.DEFAULT_WINDOW  # what we may send on the connection
+        self._stream_window = 0               # and on the stream; settings can make it negative
+        self._first_window = frames.DEFAULT_WINDOW
+        self._frame_size = frames.DEFAULT_FRAME_SIZE
+        self._received = 0                    # not yet acknowledged on the connection
+        self._stream_received = 0             # nor on the stream
+        self._block = bytearray()             # a header block in the making,
+        self._block_stream = 0                # of this stream,
+        self._block_ends = False              # which it ends; 0 if there is none
+
+    @property
+    def stream(self) -> int:
+        """Id of the newest request; -1 before the first."""
+        return self._stream
+
+    def open(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
+        """Begin a request. The response fills as bytes are fed."""
+        self._stream += 2
+        self._response = Response()
+        self._request, self._sent = body, 0
+        self._stream_window, self._stream_received = self._first_window, 0
+        block, kind = hpack.encode(headers), frames.HEADERS
+        while kind == frames.HEADERS or block:
+            piece, block = block[:self._frame_size], block[self._frame_size:]
+            self.outbox += frames.frame(kind, 0 if block else frames.END_HEADERS, self._stream, piece)
+            kind = frames.CONTINUATION
+        self._pump()
+        return self._response
+
+    def cancel(self, code: int = frames.CANCEL) -> None:
+        """Give the request up, if it is not done."""
+        if not self._response.done:
+            self.outbox += frames.reset(self._stream, code)
+            self._response.reset = code
+            self._finish()
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the peer sent.
+
+        Raises:
+            ConnectionFault: it broke the protocol; the outbox tells it so.
+        """
+        self._inbox += data
+        try:
+            while (taken := frames.take(self._inbox)) is not None:
+                self._frame(*taken)
+        except hpack.BadHeaders as problem:
+            self.outbox += frames.goaway(frames.COMPRESSION_ERROR)
+            raise ConnectionFault(frames.COMPRESSION_ERROR, str(problem)) from None
+        except ConnectionFault as fault:
+            self.outbox += frames.goaway(fault.code)
+            raise
+
+    def _pump(self) -> None:
+        """Send as much of the request as the windows let through."""
+        while (left := len(self._request) - self._sent) > 0:
+            size = min(left, self._frame_size, self._window, self._stream_window)
+            if size <= 0:
+                return
+            self.outbox += frames.frame(frames.DATA, frames.END_STREAM if size == left else 0, self._stream,
+                                        self._request[self._sent:self._sent + size])
+            self._sent += size
+            self._window -= size
+            self._stream_window -= size
+
+    def _finish(self) -> None:
+        self._response.done = True
+        if self._sent < len(self._request) and self._response.reset is None:
+            self.outbox += frames.reset(self._stream, frames.CANCEL)  # answered before all was sent
+        self._request, self._sent = b"", 0
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block_stream and (kind != frames.CONTINUATION or stream != self._block_stream):
+            raise _fault(f"frame {kind} inside a header block")
+        if (kind in _OF_STREAM) != bool(stream) and kind in _HANDLERS and kind != frames.WINDOW_UPDATE:
+            raise _fault(f"frame {kind} on stream {stream}")
+        if handler := _HANDLERS.get(kind):
+            handler(self, flags, stream, payload)
+
+    def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
+        self._received += len(payload)  # padding counts, and so does what comes for a stream that we gave up
+        if self._received >= WINDOW // 2:
+            self.outbox += frames.window_update(0, self._received)
+            self._received = 0
+        content = frames.unpadded(flags, payload)
+        response = self._response
+        if not self._expected(stream) or response.done:
+            return
+        if not response.headers:
+            raise _fault("a body before its headers")
+        response.body += content
+        if len(response.body) > self._body_limit:
+            response.overflow = True
+            self.cancel()
+        elif flags & frames.END_STREAM:
+            self._finish()
+        else:
+            self._stream_received += len(payload)
+            if self._stream_received >= WINDOW // 2:
+                self.outbox += frames.window_update(stream, self._stream_received)
+                self._stream_received = 0
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
+        content = frames.unpadded(flags, payload)
+        if flags & frames.WITH_PRIORITY:
+            if len(content) < 5:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a HEADERS frame too short for its priority")
+            content = content[5:]
+        self._expected(stream)
+        self._block_ends = bool(flags & frames.END_STREAM)
+        self._block_part(flags, stream, content)
+
+    def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        if not self._block_stream:
+            raise _fault("CONTINUATION without HEADERS")
+        self._block_part(flags, stream, payload)
+
+    def _block_part(self, flags: int, stream: int, content: bytes) -> None:
+        self._block += content
+        if len(self._block) > _LARGEST_BLOCK:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "an endless header block")
+        self._block_stream = stream
+        if flags & frames.END_HEADERS:
+            headers = self._decoder.decode(bytes(self._block))  # also of a stream we gave up: the table must follow
+            self._block.clear()
+            self._block_stream = 0
+            if stream == self._stream and not self._response.done:
+                self._header_list(headers)
+
+    def _header_list(self, headers: list[tuple[bytes, bytes]]) -> None:
+        response = self._response
+        informational = any(name == b":status" and value.startswith(b"1") for name, value in headers)
+        if informational and not response.headers and not self._block_ends:
+            return
+        if response.headers and not self._block_ends:
+            raise _fault("trailers that do not end the stream")
+        if not response.headers:
+            response.headers = headers
+        if self._block_ends:
+            response.trailers = headers
+            self._finish()
+
+    def _on_reset(self, flags: int, stream: int, payload: bytes) -> None:
+        _length(payload, 4, "RST_STREAM")
+        if self._expected(stream) and not self._response.done:
+            self._response.reset = int.from_bytes(payload, "big")
+            self._finish()
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        if flags & frames.ACK:
+            _length(payload, 0, "SETTINGS acknowledgement")
+            return
+        for key, value in frames.read_settings(payload):
+            if key == frames.SETTINGS_INITIAL_WINDOW_SIZE:
+                if value > frames.LARGEST_WINDOW:
+                    raise ConnectionFault(frames.FLOW_CONTROL_ERROR, f"an initial window of {value} bytes")
+                self._stream_window += value - self._first_window
+                self._first_window = value
+            elif key == frames.SETTINGS_MAX_FRAME_SIZE:
+                if not frames.DEFAULT_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
+                    raise _fault(f"frames of {value} bytes")
+                self._frame_size = value
+        self.outbox += frames.frame(frames.SETTINGS, frames.ACK, 0, b"")
+        self._pump()
+
+    def _on_push(self, flags: int, stream: int, payload: bytes) -> None:
+        raise _fault("PUSH_PROMISE, which we forbade")
+
+    def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
+        _length(payload, 8, "PING")
+        if not flags & frames.ACK:
+            self.outbox += frames.frame(frames.PING, frames.ACK, 0, payload)
+
+    def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) < 8:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a GOAWAY frame too short")
+        self.refused_above = int.from_bytes(payload[:4], "big") & frames.LARGEST_WINDOW
+        why = payload[8:208].decode("utf-8", "replace")
+        self.farewell = f"error {int.from_bytes(payload[4:8], 'big')} {why}".strip()
+
+    def _on_window_update(self, flags: int, stream: int, payload: bytes) -> None:
+        _length(payload, 4, "WINDOW_UPDATE")
+        increment = int.from_bytes(payload, "big") & frames.LARGEST_WINDOW
+        if stream == 0:
+            self._window += increment
+        elif self._expected(stream):
+            self._stream_window += increment
+        else:
+            return
+        if not increment:
+            raise _fault("a WINDOW_UPDATE by nothing")
+        if max(self._window, self._stream_window) > frames.LARGEST_WINDOW:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window beyond all bounds")
+        self._pump()
+
+    def _expected(self, stream: int) -> bool:
+        """Whether this is the stream of the newest request; an older one was given up, its rest is to be ignored."""
+        if stream > self._stream or not stream % 2:
+            raise _fault(f"a frame on stream {stream}, which was never opened")
+        return stream == self._stream
+
+
+def _length(payload: bytes, length: int, what: str) -> None:
+    if len(payload) != length:
+        raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a {what} frame of {len(payload)} bytes")
+
+
+def _fault(message: str) -> ConnectionFault:
+    return ConnectionFault(frames.PROTOCOL_ERROR, message)
+
+
+_OF_STREAM = (frames.DATA, frames.HEADERS, frames.RST_STREAM, frames.PUSH_PROMISE, frames.CONTINUATION)
+_HANDLERS: dict[int, Callable[[Http2, int, int, bytes], None]] = {
+    frames.DATA: Http2._on_data,
+    frames.HEADERS: Http2._on_headers,
+    frames.RST_STREAM: Http2._on_reset,
+    frames.SETTINGS: Http2._on_settings,
+    frames.PUSH_PROMISE: Http2._on_push,
+    frames.PING: Http2._on_ping,
+    frames.GOAWAY: Http2._on_goaway,
+    frames.WINDOW_UPDATE: Http2._on_window_update,
+    frames.CONTINUATION: Http2._on_continuation,
+}

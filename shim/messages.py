@@ -1,0 +1,79 @@
+"""The messages of muslin.cni.v1 as bytes (Protocol Buffers, "Encoding"; protos/muslin/cni/v1/cni.proto)."""
+
+from __future__ import annotations
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class BadMessage(ValueError):
+    """The bytes are not a message."""
+
+
+def call(container_id: str, netns: str, ifname: str, args: str, path: str, config: bytes, result: bytes,
+         context: bytes) -> bytes:
+    """A Call, its fields in the order of their numbers."""
+    return b"".join(_field(number, value) for number, value in enumerate(
+        (container_id.encode(), netns.encode(), ifname.encode(), args.encode(), path.encode(), config, result, context),
+        1))
+
+
+def request(message: bytes) -> bytes:
+    """A request of any verb: a Call as its field 1, present even if empty."""
+    return b"\x0a" + _varint(len(message)) + message
+
+
+def add_response(message: bytes) -> tuple[bytes, bytes]:
+    """Result and context of an AddResponse. Unknown fields are skipped; of a field given twice the last counts.
+
+    Raises:
+        BadMessage: it does not decode.
+    """
+    result = context = b""
+    at = 0
+    while at < len(message):
+        key, at = _read_varint(message, at)
+        number, kind = key >> 3, key & 7
+        if kind == _VARINT:
+            _, at = _read_varint(message, at)
+            continue
+        if kind == _BYTES:
+            size, at = _read_varint(message, at)
+        elif kind in (_FIXED64, _FIXED32):
+            size = 8 if kind == _FIXED64 else 4
+        else:
+            raise BadMessage(f"wire type {kind}")
+        end = at + size
+        if end > len(message):
+            raise BadMessage("a field that ends too early")
+        if kind == _BYTES and number == 1:
+            result = message[at:end]
+        elif kind == _BYTES and number == 2:
+            context = message[at:end]
+        at = end
+    return result, context
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return bytes((number << 3 | _BYTES,)) + _varint(len(value)) + value if value else b""
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise BadMessage("a number that does not end")

@@ -1,0 +1,263 @@
+"""The plugin's process against real gRPC servers: the order of calls, what travels, rollback and time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from muslin import errors
+from muslin.api.cni.v1 import cni_pb2
+from tests.support.chain import ATTACHMENT, SERVICES, Chain, Relay, configuration, extended, invoke, serving
+
+FORWARD = [f"{service}.Add" for service in SERVICES]
+BACKWARD = [f"{service}.Del" for service in reversed(SERVICES)]
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Path:
+    return tmp_path / "muslin.sock"
+
+
+@pytest.fixture
+async def chain(socket: Path) -> AsyncIterator[Chain]:
+    services = Chain()
+    async with serving(services, socket):
+        yield services
+
+
+async def test_add_hands_result_and_context_along_and_prints_the_last_result(
+        plugin: Path, chain: Chain, socket: Path) -> None:
+    config = json.dumps(configuration(socket, extra={"kept": "as it was"}), indent=3).encode()
+    done = await invoke(plugin, "ADD", config)
+    assert (done.status, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"cniVersion": "1.1.0", "steps": list(SERVICES)}
+    assert chain.steps == FORWARD
+    for number, asked in enumerate(chain.asked):
+        assert asked.call == cni_pb2.Call(
+            container_id="c1", netns="/run/netns/c1", ifname="eth0", args="A=b;C=d", path="/opt/cni/bin", config=config,
+            result=chain_result(SERVICES[:number]), context=chain_context(SERVICES[:number]))
+        assert 15 < asked.remaining < 30
+
+
+def chain_result(services: tuple[str, ...]) -> bytes:
+    return json.dumps({"cniVersion": "1.1.0", "steps": list(services)}).encode() if services else b""
+
+
+def chain_context(services: tuple[str, ...]) -> bytes:
+    return json.dumps(dict.fromkeys(services, True)).encode() if services else b""
+
+
+async def test_all_calls_use_one_connection_and_one_request_id(
+        plugin: Path, chain: Chain, socket: Path, tmp_path: Path) -> None:
+    chain.fails("node.Add", grpc.StatusCode.INTERNAL, "so that there is a rollback too")
+    relay = Relay()
+    async with relay.between(tmp_path / "relay.sock", socket):
+        await invoke(plugin, "ADD", configuration(tmp_path / "relay.sock"))
+    assert chain.steps == FORWARD + BACKWARD
+    assert relay.connections == 1
+    assert len({asked.metadata["traceparent"] for asked in chain.asked}) == 1
+
+
+async def test_bytes_may_arrive_in_any_pieces(script: Path, chain: Chain, socket: Path, tmp_path: Path) -> None:
+    async with Relay().between(tmp_path / "relay.sock", socket, piece=3):
+        done = await invoke(script, "ADD", configuration(tmp_path / "relay.sock", fill="f" * 5000))
+    assert json.loads(done.stdout)["steps"] == list(SERVICES)
+
+
+async def test_the_runtimes_trace_goes_on(plugin: Path, chain: Chain, socket: Path) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await invoke(plugin, "ADD", configuration(socket), {**ATTACHMENT, "TRACEPARENT": parent})
+    assert {asked.metadata["traceparent"] for asked in chain.asked} == {parent}
+
+
+async def test_del_goes_backwards_and_prints_nothing(plugin: Path, chain: Chain, socket: Path) -> None:
+    environment = {name: value for name, value in ATTACHMENT.items() if name != "CNI_NETNS"}
+    done = await invoke(plugin, "DEL", configuration(socket), environment)
+    assert (done.status, done.stdout, done.stderr) == (0, b"", "")
+    assert chain.steps == BACKWARD
+    assert {asked.call.netns for asked in chain.asked} == {""}
+
+
+@pytest.mark.parametrize("failing", range(len(SERVICES)))
+async def test_a_failed_add_is_rolled_back_from_the_step_that_failed(
+        plugin: Path, chain: Chain, socket: Path, failing: int) -> None:
+    service = SERVICES[failing]
+    chain.fails(f"{service}.Add", grpc.StatusCode.RESOURCE_EXHAUSTED, "no address left in pool “default” 100%")
+    error = (await invoke(plugin, "ADD", configuration(socket))).error
+    assert (error["code"], error["msg"]) == (103, f"{service}: no address left in pool “default” 100%")
+    assert chain.steps == FORWARD[:failing + 1] + BACKWARD[-failing - 1:]
+    undone = chain.asked[-1].call
+    assert (undone.result, undone.context) == (chain_result(SERVICES[:failing]), chain_context(SERVICES[:failing]))
+
+
+async def test_what_exists_already_is_not_removed_by_the_step_that_found_it(
+        plugin: Path, chain: Chain, socket: Path) -> None:
+    chain.fails("node.Add", grpc.StatusCode.ALREADY_EXISTS, "eth0 exists")
+    error = (await invoke(plugin, "ADD", configuration(socket))).error
+    assert (error["code"], error["msg"]) == (101, "node: eth0 exists")
+    assert chain.steps == FORWARD + BACKWARD[1:]
+
+
+async def test_the_first_error_is_reported_when_the_rollback_fails_too(
+        plugin: Path, chain: Chain, socket: Path) -> None:
+    chain.fails("endpoint.Add", grpc.StatusCode.ABORTED, "lost a race")
+    chain.fails("policy.Del", grpc.StatusCode.INTERNAL, "broken")
+    error = (await invoke(plugin, "ADD", configuration(socket))).error
+    assert (error["code"], error["msg"]) == (11, "endpoint: lost a race")
+    assert "policy failed too: broken (INTERNAL)" in error["details"]
+    assert "rolled back endpoint, ipam" in error["details"]
+    assert chain.steps == FORWARD[:3] + BACKWARD[1:]
+
+
+async def test_a_hanging_step_is_cancelled_and_rolled_back_within_the_time(
+        plugin: Path, chain: Chain, socket: Path) -> None:
+    """Its outcome is unknown, so it is undone with the others; the rollback has time of its own."""
+    given_up = chain.hangs("endpoint.Add")
+    began = time.monotonic()
+    error = (await invoke(plugin, "ADD", configuration(socket, muslin={"timeout": 2}))).error
+    assert 1.4 < time.monotonic() - began < 2.5
+    assert error["code"] == 11
+    assert error["msg"] == f"endpoint: no answer from unix:{socket} within 1.5 s"
+    assert chain.steps == FORWARD[:3] + BACKWARD[1:]
+    async with asyncio.timeout(5):
+        await given_up.wait()
+
+
+async def test_a_service_that_hangs_in_everything_does_not_keep_the_others_from_their_rollback(
+        plugin: Path, chain: Chain, socket: Path) -> None:
+    chain.hangs("node.Add")
+    chain.hangs("node.Del")
+    began = time.monotonic()
+    error = (await invoke(plugin, "ADD", configuration(socket, muslin={"timeout": 2}))).error
+    assert time.monotonic() - began < 2.5
+    assert error["code"] == 11
+    assert error["msg"].startswith("node: no answer from ")
+    assert "rolled back endpoint, policy, ipam" in error["details"]
+    assert chain.steps == FORWARD + BACKWARD
+
+
+async def test_del_goes_on_past_errors_and_reports_the_first(plugin: Path, chain: Chain, socket: Path) -> None:
+    chain.hangs("node.Del")
+    chain.fails("policy.Del", grpc.StatusCode.INTERNAL, "broken")
+    error = (await invoke(plugin, "DEL", configuration(socket, muslin={"timeout": 1}))).error
+    assert (error["code"], error["msg"]) == (11, f"node: no answer from unix:{socket} within 0.5 s")
+    assert "policy failed too: broken (INTERNAL)" in error["details"]
+    assert chain.steps == BACKWARD
+
+
+@pytest.mark.parametrize(("command", "verb", "order"), [
+    ("CHECK", "Check", SERVICES), ("STATUS", "Status", SERVICES), ("GC", "GC", SERVICES[::-1])])
+async def test_the_other_commands_run_the_chain(
+        plugin: Path, chain: Chain, socket: Path, command: str, verb: str, order: tuple[str, ...]) -> None:
+    done = await invoke(plugin, command, configuration(socket))
+    assert (done.status, done.stdout) == (0, b"")
+    assert chain.steps == [f"{service}.{verb}" for service in order]
+
+
+@pytest.mark.parametrize(("command", "verb", "code"), [("CHECK", "Check", 2), ("STATUS", "Status", 2), ("GC", "GC", 2)])
+async def test_what_a_service_does_not_serve_is_said(
+        plugin: Path, chain: Chain, socket: Path, command: str, verb: str, code: int) -> None:
+    chain.fails(f"node.{verb}", grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+    assert (await invoke(plugin, command, configuration(socket))).error["code"] == code
+
+
+async def test_status_that_is_not_ready_is_plugin_not_available(plugin: Path, chain: Chain, socket: Path) -> None:
+    """CNI 1.1, "STATUS": 50, not "try again later"."""
+    chain.fails("policy.Status", grpc.StatusCode.UNAVAILABLE, "not in sync")
+    assert (await invoke(plugin, "STATUS", configuration(socket))).error["code"] == 50
+    assert chain.steps == ["ipam.Status", "policy.Status"]
+
+
+@pytest.mark.parametrize("status", [status for status in grpc.StatusCode if status is not grpc.StatusCode.OK])
+async def test_every_status_becomes_its_code(script: Path, chain: Chain, socket: Path, status: grpc.StatusCode) -> None:
+    chain.fails("ipam.Add", status, "why")
+    error = (await invoke(script, "ADD", configuration(socket))).error
+    assert error["code"] == errors.CNI_CODE[status.value[0]]
+    assert status.name in error["details"]
+
+
+@pytest.mark.parametrize("size", [40_000, 4 << 20])
+async def test_large_configurations_and_results_pass(plugin: Path, chain: Chain, socket: Path, size: int) -> None:
+    """Beyond the flow-control windows of both sides, both ways, several times over one connection."""
+    async def large(request: cni_pb2.AddRequest, _: object) -> cni_pb2.AddResponse:
+        response = extended("ipam", request.call)
+        response.context = json.dumps({"fill": "c" * size}).encode()
+        return response
+
+    chain.behaviours["ipam.Add"] = large
+    done = await invoke(plugin, "ADD", configuration(socket, fill="f" * size))
+    assert json.loads(done.stdout)["steps"] == list(SERVICES)
+    assert [len(json.loads(asked.call.config)["fill"]) for asked in chain.asked] == [size] * 4
+    assert [len(json.loads(asked.call.context or b"{}").get("fill", "")) for asked in chain.asked] == [0] + [size] * 3
+
+
+async def test_a_large_result_is_printed_whole(plugin: Path, chain: Chain, socket: Path) -> None:
+    result = json.dumps({"cniVersion": "1.1.0", "fill": "é" * (2 << 20)}, ensure_ascii=False).encode()
+
+    async def large(request: object, _: object) -> cni_pb2.AddResponse:
+        return cni_pb2.AddResponse(result=result)
+
+    chain.behaviours["node.Add"] = large
+    assert (await invoke(plugin, "ADD", configuration(socket))).stdout == result
+
+
+async def test_an_answer_beyond_all_bounds_is_refused(plugin: Path, chain: Chain, socket: Path) -> None:
+    async def huge(request: object, _: object) -> cni_pb2.AddResponse:
+        return cni_pb2.AddResponse(result=bytes(17 << 20))
+
+    chain.behaviours["ipam.Add"] = huge
+    error = (await invoke(plugin, "ADD", configuration(socket))).error
+    assert (error["code"], error["msg"]) == (103, "ipam: an answer of more than 16777216 bytes")
+    assert chain.steps == ["ipam.Add", "ipam.Del"]
+
+
+async def test_a_result_that_is_missing_is_an_error(plugin: Path, chain: Chain, socket: Path) -> None:
+    async def nothing(request: object, _: object) -> cni_pb2.AddResponse:
+        return cni_pb2.AddResponse()
+
+    chain.behaviours["node.Add"] = nothing
+    error = (await invoke(plugin, "ADD", configuration(socket))).error
+    assert (error["code"], error["msg"]) == (5, "node: no result at the end of the chain")
+    assert chain.steps == FORWARD + BACKWARD
+
+
+async def test_no_socket_is_said_at_once(plugin: Path, socket: Path) -> None:
+    began = time.monotonic()
+    error = (await invoke(plugin, "ADD", configuration(socket))).error
+    assert time.monotonic() - began < 5
+    assert error["code"] == 11
+    assert error["msg"] == f"ipam: can not connect to unix:{socket}: No such file or directory"
+
+
+async def test_services_may_have_sockets_of_their_own(plugin: Path, chain: Chain, socket: Path, tmp_path: Path) -> None:
+    other = Chain()
+    async with serving(other, tmp_path / "own.sock", ("policy",)):
+        config = configuration(socket, muslin={"targets": {"policy": f"unix:{tmp_path}/own.sock"}})
+        done = await invoke(plugin, "ADD", config)
+    assert json.loads(done.stdout)["steps"] == list(SERVICES)
+    assert chain.steps == ["ipam.Add", "endpoint.Add", "node.Add"]
+    assert other.steps == ["policy.Add"]
+
+
+async def test_one_service_down_is_named_with_its_socket_and_the_rest_rolled_back(
+        plugin: Path, chain: Chain, socket: Path, tmp_path: Path) -> None:
+    config = configuration(socket, muslin={"targets": {"endpoint": f"unix://{tmp_path}/gone.sock"}})
+    error = (await invoke(plugin, "ADD", config)).error
+    assert (error["code"], error["msg"]) == (
+        11, f"endpoint: can not connect to unix:{tmp_path}/gone.sock: No such file or directory")
+    assert chain.steps == ["ipam.Add", "policy.Add", "policy.Del", "ipam.Del"]
+
+
+async def test_thirty_at_once(plugin: Path, chain: Chain, socket: Path) -> None:
+    """Each invocation gets the answers to its own calls."""
+    done = await asyncio.gather(*(
+        invoke(plugin, "ADD", configuration(socket), {**ATTACHMENT, "CNI_CONTAINERID": f"c{n}"}) for n in range(30)))
+    assert [d.status for d in done] == [0] * 30
+    for number in range(30):
+        assert [a.step for a in chain.asked if a.call.container_id == f"c{number}"] == FORWARD

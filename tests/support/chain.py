@@ -1,0 +1,199 @@
+"""The four services of the chain as real gRPC servers that record what they are asked and answer as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.endpoint.v1 import endpoint_pb2_grpc
+from muslin.api.ipam.v1 import ipam_pb2_grpc
+from muslin.api.node.v1 import node_pb2_grpc
+from muslin.api.policy.v1 import policy_pb2_grpc
+
+SERVICES = ("ipam", "policy", "endpoint", "node")
+VERBS = ("Add", "Del", "Check", "GC", "Status")
+
+Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+
+_PLUGINS: Mapping[str, tuple[type, Callable[[Any, grpc.aio.Server], None]]] = {
+    "ipam": (ipam_pb2_grpc.PluginServicer, ipam_pb2_grpc.add_PluginServicer_to_server),
+    "policy": (policy_pb2_grpc.PluginServicer, policy_pb2_grpc.add_PluginServicer_to_server),
+    "endpoint": (endpoint_pb2_grpc.PluginServicer, endpoint_pb2_grpc.add_PluginServicer_to_server),
+    "node": (node_pb2_grpc.PluginServicer, node_pb2_grpc.add_PluginServicer_to_server),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call that a service got."""
+
+    service: str
+    verb: str
+    call: cni_pb2.Call
+    metadata: Mapping[str, str]
+    remaining: float
+    """Seconds until the caller's deadline."""
+
+    @property
+    def step(self) -> str:
+        return f"{self.service}.{self.verb}"
+
+
+@dataclass
+class Chain:
+    """What the services were asked, in order, and how they answer.
+
+    Without a behaviour of its own Add appends its service's name to the result's `steps` and to the context, and the
+    other verbs succeed.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    """By step, such as `ipam.Add`."""
+
+    @property
+    def steps(self) -> list[str]:
+        return [asked.step for asked in self.asked]
+
+    def fails(self, step: str, status: grpc.StatusCode, message: str) -> None:
+        """Let a step answer with an error."""
+        async def behaviour(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            await context.abort(status, message)
+        self.behaviours[step] = behaviour
+
+    def hangs(self, step: str) -> asyncio.Event:
+        """Let a step never answer; the event is set when its caller gave it up."""
+        given_up = asyncio.Event()
+
+        async def behaviour(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+        self.behaviours[step] = behaviour
+        return given_up
+
+    def servicer(self, service: str) -> Any:
+        """A servicer of a Plugin service."""
+        base, _ = _PLUGINS[service]
+        return type(base.__name__, (base,), {verb: self._method(service, verb) for verb in VERBS})()
+
+    def _method(self, service: str, verb: str) -> Callable[..., Awaitable[Any]]:
+        async def method(_: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            asked = Asked(service, verb, request.call,
+                          {str(key): str(value) for key, value in context.invocation_metadata() or ()},
+                          context.time_remaining() or 0.0)
+            self.asked.append(asked)
+            if behaviour := self.behaviours.get(asked.step):
+                return await behaviour(request, context)
+            if verb == "Add":
+                return extended(service, request.call)
+            return getattr(cni_pb2, f"{verb}Response")()
+        return method
+
+
+def extended(service: str, call: cni_pb2.Call) -> cni_pb2.AddResponse:
+    """What a service hands on when all is well."""
+    version = json.loads(call.config).get("cniVersion", "0.1.0")
+    result = json.loads(call.result or b'{"cniVersion": "%s", "steps": []}' % version.encode())
+    context = json.loads(call.context or b"{}")
+    return cni_pb2.AddResponse(result=json.dumps({**result, "steps": [*result["steps"], service]}).encode(),
+                               context=json.dumps({**context, service: True}).encode())
+
+
+@asynccontextmanager
+async def serving(chain: Chain, socket: Path, services: tuple[str, ...] = SERVICES) -> AsyncIterator[None]:
+    """Serve the chain on a unix socket."""
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
+    for service in services:
+        _, add = _PLUGINS[service]
+        add(chain.servicer(service), server)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+@dataclass
+class Relay:
+    """A socket that stands before another one and passes all through, in pieces of a given size."""
+
+    connections: int = 0
+
+    @asynccontextmanager
+    async def between(self, listen: Path, target: Path, piece: int = 1 << 16) -> AsyncIterator[None]:
+        """Listen, until the end of the context."""
+        async def connected(near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            far_reader, far_writer = await asyncio.open_unix_connection(target)
+            await asyncio.gather(_copy(near_reader, far_writer, piece), _copy(far_reader, near_writer, piece))
+
+        server = await asyncio.start_unix_server(connected, listen)
+        async with server:
+            yield
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: int) -> None:
+    try:
+        while data := await reader.read(piece):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass  # one side is gone, so is the other
+    writer.close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """How the plugin's process ended."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error on stdout: CNI JSON and nothing else, beside a non-zero exit."""
+        assert self.status == 1
+        error = json.loads(self.stdout)
+        assert set(error) == {"cniVersion", "code", "msg", "details"}
+        assert "Traceback" not in self.stderr
+        return dict(error)
+
+
+ATTACHMENT = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0", "CNI_ARGS": "A=b;C=d",
+              "CNI_PATH": "/opt/cni/bin"}
+
+
+def configuration(socket: Path, **more: Any) -> dict[str, Any]:
+    """A network configuration whose services are all behind one socket."""
+    return {"cniVersion": "1.1.0", "name": "net", "type": "muslin", **more,
+            "muslin": {"socket": str(socket), **more.get("muslin", {})}}
+
+
+async def invoke(plugin: Path, command: str, config: Mapping[str, Any] | bytes,
+                 environment: Mapping[str, str] = ATTACHMENT, *, timeout: float = 30.0) -> Done:
+    """Exec the plugin as a runtime does, with nothing else in its environment."""
+    process = await asyncio.create_subprocess_exec(
+        plugin, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={"CNI_COMMAND": command, **environment}, cwd="/")
+    raw = config if isinstance(config, bytes) else json.dumps(config).encode()
+    try:
+        async with asyncio.timeout(timeout):
+            stdout, stderr = await process.communicate(raw)
+    except TimeoutError:
+        os.kill(process.pid, 9)
+        raise
+    assert process.returncode is not None
+    return Done(process.returncode, stdout, stderr.decode())
