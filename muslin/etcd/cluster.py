@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import logging
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 REQUIRE_LEADER = (("hasleader", "true"),)
 """Metadata: a member that has lost its leader must refuse at once, and end a watch, instead of going silent."""
 
+_ENDPOINT = re.compile(r"(?:http://)?(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^\s/:\[\]]+)):(?P<port>[0-9]{1,5})/?")
 _STAGGER = 0.05  # seconds between the first attempts to connect to one member and to the next
 
 
@@ -64,15 +66,11 @@ class Address:
         """Read "host:port", with or without "http://" before it. Raises InvalidArgument, Unsupported (https)."""
         if text.startswith("https://"):
             raise Unsupported(f"etcd endpoint {text!r}: TLS to etcd is not supported, use http or host:port")
-        bare = text.removeprefix("http://").rstrip("/")
-        host, colon, port = bare.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
-            raise InvalidArgument(f"etcd endpoint {text!r} is not of the form host:port, such as 127.0.0.1:2379")
-        address = cls(host, int(port))
-        if ":" in host and address.version != 6:
-            raise InvalidArgument(f"etcd endpoint {text!r}: write an IPv6 address in brackets, such as [::1]:2379")
-        return address
+        found = _ENDPOINT.fullmatch(text)
+        if found is None or not 0 < int(found["port"]) < 65536:
+            raise InvalidArgument(f"etcd endpoint {text!r} is not of the form host:port, such as 127.0.0.1:2379 or "
+                                  "[::1]:2379")
+        return cls(found["bracketed"] or found["plain"], int(found["port"]))
 
     @property
     def version(self) -> int:

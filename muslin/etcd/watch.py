@@ -135,12 +135,13 @@ class Watch:
 
     async def _read(self, connection: Connection, call: Call) -> pb.WatchResponse:
         reading = asyncio.ensure_future(call.read())
+        # When the probe fails first, nobody asks for this one's failure any more: that is no error to be logged.
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while not (await asyncio.wait([reading], timeout=_SILENCE))[0]:
                 await connection.probe(_SILENCE)
         finally:
-            if not reading.done():
-                reading.cancel()
+            reading.cancel()
         if reading.cancelled():  # not by us: the channel was closed
             raise Cancelled(f"watch {self._prefix}: the client of etcd at {self._cluster.names} was closed")
         response = reading.result()
