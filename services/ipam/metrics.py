@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.ipam import pools
+from services.ipam.pools import Pool
 from services.ipam.view import View
 
 ASSIGNED = Counter("muslin_ipam_assigned_total", "Addresses given to attachments that had none.")
@@ -21,20 +24,28 @@ POOL_DAMAGED = Gauge("muslin_ipam_pool_damaged_blocks", "Blocks that can not be 
 
 
 class PoolGauges:
-    """Keeps the gauges of pools in step with a view."""
+    """Shows a view's pools. The sums are read when they are asked for, not with every change."""
 
     def __init__(self, view: View) -> None:
-        self._view, self._shown = view, frozenset[str]()
+        self._view = view
+        self._shown: dict[str, Pool] = {}
 
     def update(self) -> None:
-        """Show the view's present state."""
-        present = frozenset(pool.name for pool in self._view.pools())
-        for gone in self._shown - present:
+        """Follow the view's pools as they come and go."""
+        present = {pool.name: pool for pool in self._view.pools()}
+        if present == self._shown:
+            return
+        for gone in self._shown.keys() - present.keys():
             for gauge in (POOL_USED, POOL_SIZE, POOL_DAMAGED):
                 gauge.remove(gone)
-        for pool in self._view.pools():
-            tally = self._view.tally(pool.name)
-            POOL_USED.labels(pool.name).set(tally.used)
-            POOL_SIZE.labels(pool.name).set(pools.size(pool))
-            POOL_DAMAGED.labels(pool.name).set(tally.damaged)
+        for name, pool in present.items():
+            POOL_SIZE.labels(name).set(pools.size(pool))
+            POOL_USED.labels(name).set_function(partial(self._used, name))
+            POOL_DAMAGED.labels(name).set_function(partial(self._damaged, name))
         self._shown = present
+
+    def _used(self, name: str) -> float:
+        return self._view.tally(name).used
+
+    def _damaged(self, name: str) -> float:
+        return self._view.tally(name).damaged

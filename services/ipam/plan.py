@@ -232,6 +232,9 @@ class _Draft:
         if known.revision:
             self._plan.writes[key] = None
         self._fence(request.fence)
+        for address in known.value.addresses if known.value else ():
+            # The handle may be newer than what is known of its block: that must hold too, also that there is none.
+            self._plan.expect[keys.block(address.block)] = self._view.block(address.block).revision
         freed = []
         for cidr, ordinal, sequence in held:
             block = self._block(cidr)

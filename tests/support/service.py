@@ -63,7 +63,7 @@ class Service:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
                 try:
-                    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # set late
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 except grpc.RpcError:
