@@ -66,6 +66,7 @@ class Engine:
     def counts(self) -> dict[str, int]:
         """How many there are of what, for metrics."""
         return {"endpoints": len(self._endpoints), "groups": len(self._groups), "programs": len(self._programs),
+                "selectors": len(self._index),
                 "policies": sum(isinstance(r, Policy) for r in self._resources.values()),
                 "profiles": sum(isinstance(r, Profile) for r in self._resources.values())}
 

@@ -37,6 +37,10 @@ class SelectorIndex:
         self._members: dict[str, set[Attachment]] = {}
         self._selected_by: dict[Attachment, set[str]] = {}
 
+    def __len__(self) -> int:
+        """How many selectors are in use."""
+        return len(self._members)
+
     def members(self, text: str) -> Set[Attachment]:
         """The endpoints that a selector selects; none of one that is not in use."""
         return self._members.get(text, frozenset())

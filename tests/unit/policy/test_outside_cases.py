@@ -35,7 +35,8 @@ def differences(step: dict[str, Any]) -> list[str]:
                 node=f"n{i % 3}")
             for i, pod in enumerate(step["pods"])]
     # Updated policies stand there without kind and version, as a client library would send them.
-    policies = [{"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1", **policy} for policy in step["policies"]]
+    envelope = {"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1"}
+    policies = [{**envelope, **policy} for policy in step["policies"]]
     cluster = Cluster(pods, [*(namespace(*item) for item in step["namespaces"].items()), *policies])
     found = []
     for source, destination, protocol, port, ingress, egress, combined in step["expect"]:

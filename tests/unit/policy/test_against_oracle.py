@@ -1,0 +1,27 @@
+"""Random clusters: the compiled programs decide every flow as a direct reading of the documentation does."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from hypothesis import given, settings
+
+from tests.unit.policy.cluster import Cluster, Pod
+from tests.unit.policy.oracle import Oracle
+from tests.unit.policy.strategies import OUTSIDE, PODS, PORTS, PROTOCOLS, clusters
+
+SIDES = (*("/".join(pod) for pod in PODS), *OUTSIDE)
+
+
+@settings(max_examples=150, deadline=None)
+@given(clusters())
+def test_explain_agrees_with_the_documentation(
+        cluster: tuple[list[Pod], list[dict[str, Any]], list[dict[str, Any]]]) -> None:
+    pods, namespaces, policies = cluster
+    compiled, oracle = Cluster(pods, [*namespaces, *policies]), Oracle(pods, namespaces, policies)
+    for source, destination, port, protocol in itertools.product(SIDES, SIDES, PORTS, PROTOCOLS):
+        if source in OUTSIDE and destination in OUTSIDE:
+            continue
+        flow = (source, destination, port, protocol)
+        assert oracle.allowed(*flow) == compiled.allowed(*flow), (flow, compiled.explain(*flow))
