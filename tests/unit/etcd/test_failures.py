@@ -6,7 +6,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from muslin.errors import BY_STATUS, Compacted, FailedPrecondition, MuslinError, TimedOut, Unavailable, Unknown
+from muslin.errors import (
+    BY_STATUS,
+    Compacted,
+    FailedPrecondition,
+    InvalidArgument,
+    MuslinError,
+    TimedOut,
+    Unavailable,
+    Unknown,
+)
 from muslin.etcd.compat import etcd3
 from muslin.etcd.failures import refused, translate
 
@@ -30,6 +39,7 @@ def test_every_status_is_mapped_and_names_call_and_member(code: grpc.StatusCode)
 @pytest.mark.parametrize(("code", "details", "expected"), [
     (grpc.StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", Compacted),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", FailedPrecondition),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max (3 vs. 2)", InvalidArgument),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Unavailable),
 ])
 def test_where_one_status_means_several_things_the_text_decides(code: grpc.StatusCode, details: str,

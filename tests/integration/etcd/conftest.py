@@ -1,0 +1,51 @@
+"""Servers and clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from muslin.etcd import Etcd
+from muslin.etcd.binary import find_etcd, find_etcd_in_wheel
+from tests.support.etcd import EtcdCluster, EtcdServer
+
+PROGRAMS = sorted({find_etcd(), find_etcd_in_wheel()})
+_numbers = count()
+
+
+@pytest.fixture(scope="session", params=PROGRAMS, ids=str)
+def shared(request: pytest.FixtureRequest) -> Iterator[EtcdServer]:
+    """A server for tests that leave it as it is; every etcd that is installed takes its turn."""
+    program: Path = request.param
+    with EtcdServer(program=program) as server:
+        yield server
+
+
+@pytest.fixture
+def server() -> Iterator[EtcdServer]:
+    """A server of the test's own, to be maltreated."""
+    with EtcdServer() as server:
+        yield server
+
+
+@pytest.fixture
+def cluster() -> Iterator[EtcdCluster]:
+    """Three members of the test's own."""
+    with EtcdCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix that no other test uses."""
+    return f"/test/{next(_numbers)}/"
+
+
+@pytest.fixture
+async def etcd(shared: EtcdServer) -> AsyncIterator[Etcd]:
+    """A client of the shared server."""
+    async with Etcd([shared.endpoint]) as client:
+        yield client
