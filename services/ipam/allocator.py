@@ -245,16 +245,22 @@ class Allocator:
     async def _confirm(self, short: Sequence[_Waiting]) -> None:
         """Before "no address is left" is said, see everything that was written until now."""
         try:
-            wanted = [handle_key(w.request.identity) for w in short]
-            result = await self._etcd.txn((), [Put(keys.IPAM_BARRIER, b""), *(Get(key) for key in wanted)])
-            for key, record in zip(wanted, result.responses[1:], strict=True):
-                self._view.see(key, record, result.revision)
-            await self._mirror.reached(result.revision, 2.0)
+            await self._current([handle_key(w.request.identity) for w in short])
         except (Unavailable, TimedOut) as problem:
             await self._pause(short, problem)
             return
         for waiting in short:
             waiting.confirmed = True
+
+    async def _current(self, wanted: Sequence[str]) -> None:
+        """Read some records, and let the view catch up with a write of its own that comes after all others."""
+        before = self._mirror.revision
+        result = await self._etcd.txn((), [Put(keys.IPAM_BARRIER, b""), *(Get(key) for key in wanted)])
+        if result.revision <= before:
+            raise Unavailable("etcd is at an older revision than it was: its data was replaced, and is read anew")
+        for key, record in zip(wanted, result.responses[1:], strict=True):
+            self._view.see(key, record, result.revision)
+        await self._mirror.reached(result.revision, 2.0)
 
 
 def _fail(waiting: _Waiting, problem: MuslinError) -> None:

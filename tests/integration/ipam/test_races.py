@@ -1,0 +1,124 @@
+"""Several processes on one store: what two of them want, one gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+
+import pytest
+
+from muslin.errors import Exhausted, FailedPrecondition
+from muslin.etcd import Etcd, keys
+from tests.integration.ipam.clients import Client, identity, outcome
+from tests.support import ipam_invariants
+from tests.support.etcd import EtcdServer
+from tests.support.service import Service
+
+
+@pytest.fixture
+def replicas(etcd: EtcdServer) -> Iterator[list[Service]]:
+    with ExitStack() as stack:
+        processes = [Service("ipam", "--etcd", etcd.endpoint, "--pool", "172.31.0.0/16") for _ in range(3)]
+        for process in processes:
+            stack.callback(process.stop)
+            process.launch()
+        for process in processes:
+            process.wait()
+        yield processes
+
+
+@pytest.fixture
+async def clients(replicas: list[Service]) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(Client(replica.target)) for replica in replicas]
+        assert list(await made[0].pools()) == ["default"], "three processes made one first pool"
+        yield made
+
+
+async def only(clients: list[Client], name: str, cidr: str, block_size: int) -> None:
+    """Make this the only pool."""
+    await clients[0].create_pool(name, cidr, block_size)
+    await clients[0].delete_pool("default")
+
+
+async def test_the_last_addresses_go_to_as_many(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Twelve want four addresses, through three processes: four get one each, eight are told that there is none."""
+    await only(clients, "tiny", "10.0.0.0/30", 30)
+    answers = await asyncio.gather(*(outcome(clients[n % 3].assign(n, f"node{n % 5}")) for n in range(12)))
+    held = {identity(n): answer for n, answer in enumerate(answers) if isinstance(answer, str)}
+    assert len(held) == 4
+    assert sum(isinstance(answer, Exhausted) for answer in answers) == 8
+    async with Etcd([etcd.endpoint]) as store:
+        await ipam_invariants.check(store, held)
+
+
+async def test_thirty_two_nodes_for_sixteen_blocks(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Each node gets its address, sixteen nodes a block, the others borrow."""
+    await only(clients, "blocks", "10.0.0.0/26", 30)
+    answers = await asyncio.gather(*(clients[n % 3].assign(n, f"node{n}") for n in range(32)))
+    assert len(set(answers)) == 32
+    blocks = await clients[0].blocks()
+    assert len(blocks) == len({block.node for block in blocks}) == 16
+    async with Etcd([etcd.endpoint]) as store:
+        await ipam_invariants.check(store, {identity(n): answer for n, answer in enumerate(answers)})
+        assert len((await store.range(keys.IPAM_AFFINITIES)).items) == 16
+
+
+async def test_one_node_against_itself(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Requests for one node through three processes at once: all served, from no more blocks than three claims."""
+    answers = await asyncio.gather(*(clients[n % 3].assign(n) for n in range(90)))
+    assert len(set(answers)) == 90
+    assert len(await clients[0].blocks("n1")) <= 4
+    async with Etcd([etcd.endpoint]) as store:
+        await ipam_invariants.check(store, {identity(n): answer for n, answer in enumerate(answers)})
+
+
+async def test_the_same_add_everywhere_at_once_is_one_address(etcd: EtcdServer, clients: list[Client]) -> None:
+    answers = await asyncio.gather(*(clients[n % 3].assign(1) for n in range(30)))
+    assert len(set(answers)) == 1
+    async with Etcd([etcd.endpoint]) as store:
+        await ipam_invariants.check(store, {identity(1): answers[0]})
+
+
+async def test_add_and_delete_of_everything_at_once_comes_out_even(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Adding and deleting the same attachments through different processes; at last all are deleted."""
+    await only(clients, "small", "10.0.0.0/28", 30)
+
+    async def churn(n: int) -> None:
+        for turn in range(6):
+            await outcome(clients[(n + turn) % 3].assign(n, f"node{n % 4}"))
+            await clients[(n + turn + 1) % 3].release(n)
+
+    await asyncio.gather(*(churn(n) for n in range(24)))
+    async with Etcd([etcd.endpoint]) as store:
+        await ipam_invariants.check(store, {})
+    assert (await clients[0].pools())["small"].used == 0
+
+
+async def test_pools_that_overlap_are_not_made_at_once(clients: list[Client]) -> None:
+    cidrs = [f"10.0.0.0/{length}" for length in range(16, 25)]
+    answers = await asyncio.gather(*(outcome(clients[n % 3].create_pool(f"p{n}", cidr))
+                                     for n, cidr in enumerate(cidrs)))
+    assert len(await clients[0].pools()) == 2, "the first pool and one of these"
+    assert Counter(type(answer).__name__ for answer in answers)["Pool"] == 1
+
+
+async def test_a_pool_is_deleted_or_serves_never_both(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Deleting an unused pool while addresses are asked for: either it goes first, or an address does."""
+    async with Etcd([etcd.endpoint]) as store:
+        for turn in range(8):
+            name = f"turn{turn}"
+            await clients[0].create_pool(name, f"10.{turn}.0.0/29", 30)
+            if turn == 0:
+                await clients[0].delete_pool("default")
+            deletion, *answers = await asyncio.gather(
+                outcome(clients[0].delete_pool(name)), *(outcome(clients[1 + n % 2].assign(n)) for n in range(4)))
+            await ipam_invariants.check(store)
+            served = [answer for answer in answers if isinstance(answer, str)]
+            assert bool(served) == isinstance(deletion, FailedPrecondition)
+            assert (name in await clients[1].pools()) == bool(served)
+            for n in range(4):
+                await clients[2].release(n)
+            await outcome(clients[0].delete_pool(name))
