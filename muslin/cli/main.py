@@ -1,0 +1,216 @@
+"""The command `muslin`: options and help. What a command does is in a module that is imported when it runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from muslin.cli.places import DEFAULT_RUN, DEFAULT_STATE, Places
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The clone that this is installed from."""
+PLUGINS = ROOT / "build/cni"
+"""Where `make setup` puts the plugin."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_run_dir = click.option("--run-dir", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_RUN,
+                        show_default=True, envvar="MUSLIN_RUN_DIR", help="Directory of the sockets.")
+_output = click.option("-o", "--output", type=click.Choice(("text", "json")), default="text",
+                       help="Format of the result.")
+_files = click.option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE",
+                      help="YAML file or directory, - for standard input; repeatable.")
+
+
+def _root(command: Command) -> Command:
+    """Refuse to run without the rights that namespaces and nf_tables need."""
+    @functools.wraps(command)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if os.geteuid():
+            raise click.ClickException("needs root, for network namespaces and nf_tables; try it with sudo")
+        return command(*args, **kwargs)
+    return checked  # type: ignore[return-value]  # the same signature, which wraps() can not say
+
+
+class _Group(click.Group):
+    """Turns errors of ours into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from muslin.cli.interrupt import Interrupted
+            from muslin.errors import MuslinError
+            if isinstance(error, MuslinError):
+                raise click.ClickException(error.message) from error
+            if isinstance(error, Interrupted):
+                print(f"muslin: {error}", file=sys.stderr)
+                ctx.exit(error.exit_code)
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="muslin", message="%(prog)s %(version)s")
+def cli() -> None:
+    r"""A pod network for Kubernetes made of small services, run and tried on one machine.
+
+    \b
+    muslin up                                the services and an embedded etcd
+    muslin play examples/three-tier --keep   pods from Kubernetes YAML; who reaches whom
+    muslin apply -f policy.yaml              change policy; then: muslin probe
+    muslin explain web/gateway-1 data/redis --port 6379
+    muslin down                              stop, and remove everything
+
+    Exit codes: 0 success, 1 an error, 2 wrong usage, 3 packets and Explain disagree.
+    """
+
+
+@cli.command()
+@click.option("--state", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_STATE, show_default=True,
+              envvar="MUSLIN_STATE", help="Directory of etcd's data, logs and records of plays; kept over restarts.")
+@_run_dir
+@click.option("--node", default=lambda: os.uname().nodename, metavar="NAME",
+              help="Name of this node.  [default: the host's]")
+@click.option("--pool", default="", metavar="CIDR",
+              help="Range that pods get addresses from, if there is no pool yet.  [default: the address manager's]")
+@click.option("--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info",
+              show_default=True, help="Of the services' logs, in STATE/logs.")
+@click.option("--detach", is_flag=True, help="Return when everything is healthy, and leave it running.")
+@click.option("--ready-fd", type=int, hidden=True)
+@_root
+def up(state: Path, run_dir: Path, node: str, pool: str, log_level: str, detach: bool, ready_fd: int | None) -> None:
+    """Start etcd and the four services; stop them with Ctrl-C, SIGTERM or `muslin down`.
+
+    A service that dies is started again. Pods of a kept play outlive it; `muslin down` removes them.
+    """
+    from muslin.cli import embedded, interrupt, lifecycle
+    places = Places(run_dir.absolute(), state.absolute())
+    if detach:
+        lifecycle.up_detached(places, [
+            f"--state={places.state}", f"--run-dir={places.run}", f"--node={node}", f"--pool={pool}",
+            f"--log-level={log_level}"])
+        return
+    try:
+        interrupt.run(lifecycle.up(places, embedded.Options(node, pool, log_level), ready_fd))
+    except interrupt.Interrupted as stop:
+        print(f"muslin: {stop}, everything is stopped", file=sys.stderr)
+
+
+@cli.command()
+@_run_dir
+@click.option("--state", type=click.Path(path_type=Path, file_okay=False),
+              help="State directory.  [default: that of the last `muslin up`]")
+@_root
+def down(run_dir: Path, state: Path | None) -> None:
+    """Stop `muslin up`, remove played pods, and all links and tables of Muslin's. Harmless if there is nothing."""
+    from muslin.cli import interrupt, lifecycle
+    interrupt.run(lifecycle.down(run_dir.absolute(), state.absolute() if state else None))
+
+
+@cli.command()
+@_run_dir
+@_output
+@_root
+def status(run_dir: Path, output: str) -> NoReturn:
+    """Show what runs and whether it is healthy. Exit code 0 if everything is."""
+    from muslin.cli import interrupt, lifecycle
+    sys.exit(interrupt.run(lifecycle.status(run_dir.absolute(), output)))
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--conf", metavar="FILE", help="CNI configuration (.conf or .conflist).  [default: Muslin's own]")
+@click.option("--bin-dir", "bin_dirs", multiple=True, metavar="DIR",
+              help="Directory of CNI plugins; repeatable.  [default: build/cni of the clone]")
+@click.option("--keep", is_flag=True, help="Leave the pods running, for `muslin probe`, until `muslin down`.")
+@_run_dir
+@_output
+@_root
+def play(files: tuple[str, ...], conf: str | None, bin_dirs: tuple[str, ...], keep: bool, run_dir: Path,
+         output: str) -> NoReturn:
+    """Play kubelet: make pods from Kubernetes YAML, and probe who reaches whom with real packets.
+
+    FILEs are YAML files or directories of Namespaces, Pods and NetworkPolicies. Each Pod gets a network namespace and
+    is attached by the CNI plugin, with a small listener on each of its container ports. Then every pair of pods is
+    probed on every port, and each result compared with what Explain says: a difference is exit code 3. Needs
+    `muslin up`.
+    """
+    from muslin.cli import interrupt
+    from muslin.cli.play import command
+    sys.exit(interrupt.run(command.play(run_dir.absolute(), files, conf, list(bin_dirs) or [str(PLUGINS)], keep=keep,
+                                        output=output)))
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Probe again and again and show each change, until Ctrl-C.")
+@_run_dir
+@_output
+@_root
+def probe(watch: bool, run_dir: Path, output: str) -> NoReturn:
+    """Probe the pods of kept plays again."""
+    from muslin.cli import interrupt
+    from muslin.cli.play import command
+    sys.exit(interrupt.run(command.probe(run_dir.absolute(), watch=watch, output=output)))
+
+
+@cli.command()
+@_files
+@_run_dir
+@_root
+def apply(files: tuple[str, ...], run_dir: Path) -> None:
+    """Create or change Namespaces, NetworkPolicies and the labels of Pods; in force within a second."""
+    from muslin.cli import change, interrupt
+    interrupt.run(change.apply(run_dir.absolute(), files))
+
+
+@cli.command()
+@_files
+@_run_dir
+@_root
+def delete(files: tuple[str, ...], run_dir: Path) -> None:
+    """Remove what the files declare. Pods of a kept play are stopped."""
+    from muslin.cli import change, interrupt
+    interrupt.run(change.delete(run_dir.absolute(), files))
+
+
+@cli.command()
+@click.argument("source", metavar="FROM")
+@click.argument("destination", metavar="TO")
+@click.option("--port", type=click.IntRange(1, 65535), required=True, help="Destination port.")
+@click.option("--proto", type=click.Choice(("tcp", "udp", "sctp"), case_sensitive=False), default="tcp",
+              show_default=True)
+@_run_dir
+@_root
+def explain(source: str, destination: str, port: int, proto: str, run_dir: Path) -> NoReturn:
+    """Say which policy and rule decide a flow, and why. FROM and TO are NAMESPACE/POD or IP addresses."""
+    from muslin.cli import change, interrupt
+    sys.exit(interrupt.run(change.explain(run_dir.absolute(), source, destination, port, proto)))
+
+
+@cli.command()
+@_root
+def demo() -> NoReturn:
+    """Start everything, play examples/three-tier with Calico's configuration, stop, and leave nothing behind."""
+    from muslin.cli import interrupt
+    from muslin.cli.demo import demo as perform
+    sys.exit(interrupt.run(perform(ROOT)))
+
+
+def main() -> NoReturn:
+    """The console script."""
+    cli(prog_name="muslin")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
