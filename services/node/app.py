@@ -1,0 +1,103 @@
+"""The node daemon as a service: what it opens, starts, serves and leaves behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import grpc
+
+from muslin import rpc
+from muslin.api.node.v1 import node_pb2, node_pb2_grpc
+from muslin.rpc import Readiness
+from services.node.enforce.state import Claim
+from services.node.enforcer import Enforcer
+from services.node.forward import PACKAGES, Forwarder
+from services.node.kernel import Kernel
+from services.node.nft.connection import Nftables
+from services.node.plugin import Attachments, Context, Plugin
+from services.node.subscription import subscribe
+
+__all__ = ["NodeApp"]
+
+log = logging.getLogger(__name__)
+
+
+class NodeApp(rpc.App):
+    """Wires pods, enforces their policy, passes calls on. Stopping it changes nothing in the kernel."""
+
+    name = "muslin-node"
+
+    def __init__(self, node: str, targets: Mapping[str, str], prefixes: Sequence[str]) -> None:
+        """`targets` by service: ipam, endpoint, policy. `prefixes` begin the names of workload interfaces."""
+        super().__init__()
+        self.node = node
+        self._targets = dict(targets)
+        self._prefixes = tuple(prefixes)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._readiness = Readiness()
+        self.attachments = Attachments()
+        self._nft: Nftables | None = None
+
+    def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
+        """Serve muslin.node.v1, and pass the other services' packages on."""
+        self._nft = Nftables()
+        self._enforcer = Enforcer(self._nft, self._prefixes)
+        self._kernel = Kernel()
+        self._channels = {service: rpc.channel(target) for service, target in self._targets.items()}
+        plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments)  # type: ignore[abstract]  # see there
+        node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
+        node_pb2_grpc.add_NodeServicer_to_server(NodeServer(self), server)
+        forwarder = Forwarder(self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()})
+        server.add_generic_rpc_handlers((forwarder,))
+        return "muslin.node.v1.Plugin", "muslin.node.v1.Node"
+
+    async def start(self, readiness: Readiness) -> None:
+        """Adopt what is wired, and follow the program.
+
+        Raises:
+            KernelError: netlink or nf_tables can not be used; root is needed.
+        """
+        self._readiness = readiness
+        kernel = readiness.part("kernel")
+        for attachment, link in (await self._kernel.owned()).items():
+            self.attachments.add(attachment, link.name)
+        await self._enforcer.start(Claim(a, interface) for a, interface in self.attachments.interfaces.items())
+        kernel.set(True, f"{len(self.attachments.interfaces)} attachments adopted")
+        for channel in self._channels.values():
+            channel.get_state(try_to_connect=True)  # warm before the first pod needs it
+        self.tasks.spawn("enforcer", self._enforcer.run())
+        self.tasks.spawn("unwiring", self._kernel.run())
+        self.tasks.spawn("program", subscribe(self._channels["policy"], self.node, self._enforcer,
+                                              readiness.part("policy stream")))
+
+    async def stop(self) -> None:
+        """Close everything of ours. Pods stay wired and rules in force."""
+        await self.attachments.aclose()
+        await self.tasks.aclose()
+        await self._enforcer.aclose()
+        await self._kernel.aclose()
+        for channel in self._channels.values():
+            await channel.close()
+        if self._nft is not None:
+            self._nft.close()
+
+    def status(self) -> node_pb2.GetStatusResponse:
+        """What the node runs and enforces."""
+        return node_pb2.GetStatusResponse(
+            node=self.node,
+            attachments=[a.to_message() for a in sorted(self.attachments.interfaces)],
+            enforced_revision=self._enforcer.revision,
+            parts=[node_pb2.Part(name=p.name, ready=p.ready, message=p.message)
+                   for p in self._readiness.parts.values()])
+
+
+class NodeServer(node_pb2_grpc.NodeServicer):
+    """muslin.node.v1.Node."""
+
+    def __init__(self, app: NodeApp) -> None:
+        self._app = app
+
+    async def GetStatus(self, request: node_pb2.GetStatusRequest, context: Context) -> node_pb2.GetStatusResponse:
+        """What the node runs and enforces."""
+        return self._app.status()

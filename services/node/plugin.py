@@ -1,0 +1,235 @@
+"""The CNI verbs of this service: wire and enforce, and undo both."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.node.v1 import node_pb2_grpc
+from muslin.cni import names
+from muslin.cni.invocation import Invocation
+from muslin.cni.result import Interface, Result, Route
+from muslin.errors import InvalidArgument, TimedOut
+from services.node import metrics
+from services.node.attachment import Attachment
+from services.node.enforce.state import Claim, Release
+from services.node.enforcer import Enforcer
+from services.node.kernel import Kernel
+from services.node.wiring import GATEWAY, HOST_MAC, Wired, Wiring, ipv4_addresses
+
+__all__ = ["Attachments", "Plugin", "answer", "wiring_of"]
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+ADD_SECONDS = 30.0
+"""Time for an ADD that came without a deadline."""
+
+MARGIN_SECONDS = 0.3
+"""Kept of a caller's deadline for undoing and for saying why."""
+
+RULES_SECONDS = 5.0
+"""How long a DEL waits for its rules to go. The interface is gone by then, and the enforcer goes on trying."""
+
+
+class Attachments:
+    """What is wired here, and one operation at a time on each.
+
+    An operation is a task of its own: when its caller goes away it is told once, and undoes what it did, with the
+    attachment locked until it has.
+    """
+
+    def __init__(self) -> None:
+        self.interfaces: dict[Attachment, str] = {}
+        self._locks: dict[Attachment, tuple[asyncio.Lock, int]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def add(self, attachment: Attachment, interface: str) -> None:
+        """An attachment is wired; the one that had its interface before is not any more."""
+        for other in [a for a, name in self.interfaces.items() if name == interface]:
+            del self.interfaces[other]
+        self.interfaces[attachment] = interface
+        metrics.ATTACHMENTS.set(len(self.interfaces))
+
+    def remove(self, attachment: Attachment) -> None:
+        """An attachment is wired no more."""
+        self.interfaces.pop(attachment, None)
+        metrics.ATTACHMENTS.set(len(self.interfaces))
+
+    def owner(self, interface: str) -> Attachment | None:
+        """The attachment that has a host interface."""
+        return next((a for a, name in self.interfaces.items() if name == interface), None)
+
+    async def run(self, attachment: Attachment, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run an operation on an attachment, after those that came before."""
+        async def serialised() -> T:
+            async with self._lock(attachment):
+                return await operation()
+
+        task = asyncio.get_running_loop().create_task(serialised(), name=f"attachment {attachment}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            task.add_done_callback(_forgotten)
+            raise
+
+    @asynccontextmanager
+    async def _lock(self, attachment: Attachment) -> AsyncIterator[None]:
+        # Held across awaits on purpose: it orders the operations of one attachment, and no two attachments share it.
+        lock, users = self._locks.get(attachment, (asyncio.Lock(), 0))
+        self._locks[attachment] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(attachment)
+            if users > 1:
+                self._locks[attachment] = lock, users - 1
+
+    async def aclose(self) -> None:
+        """Wait until no operation is under way."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+
+def _forgotten(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        log.info("%s, given up by its caller, ended with: %s", task.get_name(), failure)
+
+
+def wiring_of(invocation: Invocation) -> Wiring:
+    """How an ADD is to be wired.
+
+    Raises:
+        InvalidArgument, Unsupported: what the chain or the runtime left out, or is not served.
+    """
+    if not invocation.netns:
+        raise InvalidArgument("CNI_NETNS is empty: ADD needs the path of the container's network namespace")
+    if not invocation.context.host_interface or not invocation.context.mac:
+        raise InvalidArgument("the context names no host interface and MAC address: the endpoint service must run "
+                              "before this one")
+    wiring = Wiring(Attachment.from_message(invocation.attachment), invocation.netns,
+                    invocation.context.host_interface, invocation.context.mac,
+                    ipv4_addresses([ip.address for ip in invocation.result.ips]), invocation.conf.mtu)
+    _ = wiring.attachment.alias  # raises if the kernel can not hold it
+    return wiring
+
+
+def answer(result: Result, wiring: Wiring, mtu: int) -> Result:
+    """The result with both ends of the veth, whose the addresses are, and the way out."""
+    inside = len(result.interfaces) + 1
+    interfaces = (*result.interfaces, Interface(wiring.host_interface, HOST_MAC, mtu),
+                  Interface(wiring.attachment.ifname, wiring.mac, mtu, wiring.netns))
+    default = Route("0.0.0.0/0", str(GATEWAY))
+    routes = result.routes if default in result.routes else (*result.routes, default)
+    ips = tuple(dataclasses.replace(ip, interface=inside) if ip.interface is None else ip for ip in result.ips)
+    return dataclasses.replace(result, interfaces=interfaces, ips=ips, routes=routes)
+
+
+class Plugin(node_pb2_grpc.PluginServicer):
+    """muslin.node.v1.Plugin. Verbs that are not here answer UNIMPLEMENTED, as the generated class has it."""
+
+    def __init__(self, node: str, kernel: Kernel, enforcer: Enforcer, attachments: Attachments) -> None:
+        self._node = node
+        self._kernel = kernel
+        self._enforcer = enforcer
+        self._attachments = attachments
+
+    async def Add(self, request: cni_pb2.AddRequest, context: Context) -> cni_pb2.AddResponse:
+        """Wire the pod and return once its policy is in the kernel."""
+        invocation = Invocation.parse(request.call, self._node)
+        wiring = wiring_of(invocation)
+        remaining = context.time_remaining()
+        deadline = (asyncio.get_running_loop().time()
+                    + max(0.0, (ADD_SECONDS if remaining is None else remaining) - MARGIN_SECONDS))
+        try:
+            wired = await self._attachments.run(wiring.attachment, lambda: self._add(wiring, deadline))
+        except BaseException:
+            metrics.ADDS.labels("failed").inc()
+            raise
+        metrics.ADDS.labels("ok").inc()
+        return invocation.response(answer(invocation.result, wiring, wired.mtu), invocation.context)
+
+    async def _add(self, wiring: Wiring, deadline: float) -> Wired:
+        attachment, interface = wiring.attachment, wiring.host_interface
+        try:
+            async with asyncio.timeout_at(deadline):
+                # Before the first snapshot the table may be an earlier run's: a pod made now could meet in it the
+                # rules of another that had its interface's name.
+                await self._enforcer.synchronised()
+        except TimeoutError:
+            raise self._too_late(attachment) from None
+        began = False
+        if self._attachments.owner(interface) in (None, attachment):
+            # Nobody's elements are in the way: the rules can go in while the pod is being wired.
+            self._enforcer.submit(Claim(attachment, interface))
+            began = True
+        already = self._attachments.interfaces.get(attachment)
+        wiring_task = asyncio.ensure_future(self._kernel.wire(wiring))
+        try:
+            wired = await asyncio.shield(wiring_task)
+            self._attachments.add(attachment, interface)
+            if not began:
+                self._enforcer.submit(Claim(attachment, interface))
+            since = time.perf_counter()
+            async with asyncio.timeout_at(deadline):
+                await self._enforcer.enforced(attachment, interface, wiring.addresses)
+            metrics.POLICY_WAIT_SECONDS.observe(time.perf_counter() - since)
+        except BaseException as failure:
+            made = await _made(wiring_task)
+            if made:
+                self._attachments.remove(attachment)
+                self._enforcer.submit(Release(attachment))
+                await self._kernel.unwire(attachment, interface)
+            elif began and already is None:
+                self._enforcer.submit(Release(attachment))
+            if isinstance(failure, TimeoutError):
+                raise self._too_late(attachment) from None
+            raise
+        return wired
+
+    def _too_late(self, attachment: Attachment) -> TimedOut:
+        return TimedOut(f"policy of {attachment} was not in the kernel before the deadline: "
+                        f"{self._enforcer.missing(attachment)}")
+
+    async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
+        """Remove the veth, if it is this attachment's, and the rules. What is not there is a success."""
+        invocation = Invocation.parse(request.call, self._node)
+        attachment = Attachment.from_message(invocation.attachment)
+        named = names.host_interface(names.prefix(invocation.conf.type), invocation.workload, invocation.ifname)
+        try:
+            await self._attachments.run(attachment, lambda: self._del(attachment, named))
+        except BaseException:
+            metrics.DELS.labels("failed").inc()
+            raise
+        metrics.DELS.labels("ok").inc()
+        return cni_pb2.DelResponse()
+
+    async def _del(self, attachment: Attachment, named: str) -> None:
+        interface = self._attachments.interfaces.get(attachment, named)
+        released = self._enforcer.submit(Release(attachment))
+        await self._kernel.unwire(attachment, interface)
+        self._attachments.remove(attachment)
+        try:
+            async with asyncio.timeout(RULES_SECONDS):
+                await asyncio.shield(released)
+        except TimeoutError:
+            log.warning("the rules of %s are still in the kernel; its interface is gone", attachment)
+
+
+async def _made(task: asyncio.Future[Wired]) -> bool:
+    """Whether the pod was wired, once that is known: a thread can not be called back."""
+    await asyncio.wait([task])
+    return task.exception() is None
