@@ -11,6 +11,7 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/endpoint/v1/endpoints/<network>/<container>/<ifname>
     /muslin/endpoint/v1/pods/<namespace>/<name>
     /muslin/endpoint/v1/barrier
+    /muslin/endpoint/v1/fence
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
     /muslin/policy/v1/profiles/<name>
 
@@ -27,7 +28,8 @@ from muslin.errors import Corrupt, InvalidArgument
 __all__ = [
     "IPAM", "ENDPOINT", "POLICY",
     "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
-    "ENDPOINTS", "PODS", "ENDPOINT_BARRIER", "POLICY_OBJECTS", "POLICY_PROFILES",
+    "ENDPOINTS", "PODS", "ENDPOINT_BARRIER", "ENDPOINT_FENCE",
+    "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
     "handle", "handles_of", "parse_handle",
@@ -51,6 +53,8 @@ ENDPOINTS = ENDPOINT + "v1/endpoints/"
 PODS = ENDPOINT + "v1/pods/"
 ENDPOINT_BARRIER = ENDPOINT + "v1/barrier"
 """As `IPAM_BARRIER`."""
+ENDPOINT_FENCE = ENDPOINT + "v1/fence"
+"""Every record is stored on condition that this is unchanged: rewriting it stops those that are under way."""
 POLICY_OBJECTS = POLICY + "v1/objects/"
 POLICY_PROFILES = POLICY + "v1/profiles/"
 
