@@ -1,0 +1,48 @@
+"""The policy service: what it runs and what it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+
+from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
+from muslin.etcd import Etcd
+from muslin.rpc import App, Readiness
+from services.policy.endpoints import EndpointSource
+from services.policy.plugin import Plugin
+from services.policy.policies import Policies
+from services.policy.programs import Programs
+from services.policy.replica import Replica
+
+
+class PolicyApp(App):
+    """The policy service on one etcd cluster, with the endpoints of the endpoint service at `endpoint`."""
+
+    name = "muslin-policy"
+
+    def __init__(self, etcd: Sequence[str], endpoint: str) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._etcd = Etcd(etcd)
+        self._replica = Replica(self._etcd)
+
+    async def start(self, readiness: Readiness) -> None:
+        """Begin to follow the store and the endpoint service. Until both are read, nodes get no program."""
+        source = EndpointSource(self._endpoint, self._replica.hub, readiness.part("endpoints"))
+        self.tasks.spawn("mirror", self._replica.mirror.run())
+        self.tasks.spawn("store", self._replica.follow(readiness.part("store")))
+        self.tasks.spawn("endpoints", source.run())
+
+    def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
+        """Serve muslin.policy.v1."""
+        plugin = Plugin(self._replica)  # type: ignore[abstract]  # verbs it leaves out are UNIMPLEMENTED on purpose
+        policy_pb2_grpc.add_PluginServicer_to_server(plugin, server)
+        policy_pb2_grpc.add_PoliciesServicer_to_server(Policies(self._replica), server)
+        policy_pb2_grpc.add_ProgramsServicer_to_server(Programs(self._replica.hub), server)
+        return tuple(service.full_name for service in policy_pb2.DESCRIPTOR.services_by_name.values())
+
+    async def stop(self) -> None:
+        """Let go of the store."""
+        await self.tasks.aclose()  # its tasks use the store
+        await self._etcd.aclose()
