@@ -155,12 +155,17 @@ class EtcdServer:
         self._http("POST", "/v3/kv/compaction", {"revision": revision, "physical": True})
         return revision
 
-    def _http(self, method: str, path: str, body: object = None) -> Any:
+    def metric(self, name: str) -> float:
+        """The value of one of etcd's own metrics (Prometheus text format)."""
+        lines = self._http("GET", "/metrics", parse=str).splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+    def _http(self, method: str, path: str, body: object = None, *, parse: Callable[[str], Any] = json.loads) -> Any:
         def ask() -> Any:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
             try:
                 connection.request(method, path, None if body is None else json.dumps(body))
-                return json.loads(connection.getresponse().read())
+                return parse(connection.getresponse().read().decode())
             finally:
                 connection.close()
 
@@ -185,8 +190,9 @@ class EtcdServer:
                 process.wait()
 
     def freeze(self) -> None:
-        """Stop it where it stands: connections stay open, nothing is answered."""
+        """Stop it where it stands, all its threads: connections stay open, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -115,7 +115,7 @@ class Line:
         self._port = int(port)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.connections = 0
+        self._open = True
 
     async def __aenter__(self) -> Line:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -134,8 +134,19 @@ class Line:
         for writer in self._writers:
             writer.transport.abort()
 
+    def block(self) -> None:
+        """Cut it and let nobody connect."""
+        self._open = False
+        self.cut()
+
+    def unblock(self) -> None:
+        """Let connections be made again."""
+        self._open = True
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        if not self._open:
+            writer.transport.abort()
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:

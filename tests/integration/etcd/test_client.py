@@ -227,6 +227,21 @@ async def test_a_write_without_an_answer_is_called_unknown_and_sent_once(server:
         assert len(keys) == len(set(keys)), "none was done twice"
 
 
+async def test_a_write_cut_short_is_not_sent_again(server: EtcdServer, prefix: str) -> None:
+    """The server dies with the requests unread and is back at once: sent again, they would all be done now."""
+    async with Etcd([server.endpoint]) as etcd:
+        begin = await etcd.put(prefix + "begin", b"")
+        server.freeze()
+        calls = asyncio.gather(etcd.put(prefix + "put", b"1"), etcd.delete(prefix + "begin"),
+                               etcd.txn([absent(prefix + "txn")], [Put(prefix + "txn", b"1")]), return_exceptions=True)
+        await asyncio.sleep(0.1)  # on their way
+        await asyncio.to_thread(server.restart)
+        results = await calls
+        assert [type(result) for result in results] == [Unavailable] * 3
+        assert all("whether it was done is unknown" in str(result) for result in results)
+        assert [item.mod_revision for item in (await etcd.range(prefix)).items] == [begin]
+
+
 async def test_a_frozen_server_never_blocks_the_event_loop(server: EtcdServer, prefix: str) -> None:
     """Least of all through python-etcd3, which blocks the thread that it runs in."""
     async with Etcd([server.endpoint], timeout=1) as etcd:
