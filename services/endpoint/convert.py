@@ -1,0 +1,109 @@
+"""Messages into records, checked, and records into messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.endpoint.v1 import endpoint_pb2
+from muslin.errors import InvalidArgument
+from services.endpoint.records import NamedPort, Pod, WorkloadEndpoint
+
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.\-]*[a-z0-9])?")  # RFC 1123 labels and subdomains
+_PART = re.compile(r"[^/\s]+")
+
+
+def pods(messages: Sequence[endpoint_pb2.Pod]) -> list[Pod]:
+    """Pods as they are stored; of one named twice, the last.
+
+    Raises:
+        InvalidArgument: naming the field, such as `pods[2].ports[0].protocol`.
+    """
+    read = [_pod(message, f"pods[{number}]") for number, message in enumerate(messages)]
+    return list({(pod.namespace, pod.name): pod for pod in read}.values())
+
+
+def _pod(message: endpoint_pb2.Pod, where: str) -> Pod:
+    return Pod(
+        namespace=_name(message.namespace, f"{where}.namespace"),
+        name=_name(message.name, f"{where}.name"),
+        uid=message.uid,
+        labels=dict(message.labels),
+        annotations=dict(message.annotations),
+        service_account=message.service_account or "default",
+        ports=tuple(_port(port, f"{where}.ports[{number}]") for number, port in enumerate(message.ports)),
+    )
+
+
+def _name(value: str, where: str) -> str:
+    if len(value) > 253 or not _NAME.fullmatch(value):
+        raise InvalidArgument(f"{where} {value!r} is not a Kubernetes name: a-z, 0-9, '-' and '.'")
+    return value
+
+
+def _port(message: endpoint_pb2.NamedPort, where: str) -> NamedPort:
+    if not message.name:
+        raise InvalidArgument(f"{where}.name is missing: only ports with a name are kept")
+    if message.protocol not in PROTOCOLS:
+        raise InvalidArgument(f"{where}.protocol {message.protocol!r} must be one of {', '.join(PROTOCOLS)}")
+    if not 1 <= message.port <= 65535:
+        raise InvalidArgument(f"{where}.port must be 1 to 65535, not {message.port}")
+    return NamedPort(message.name, message.protocol, message.port)
+
+
+def refs(messages: Sequence[endpoint_pb2.PodRef]) -> list[tuple[str, str]]:
+    """Namespace and name of each.
+
+    Raises:
+        InvalidArgument: naming the field.
+    """
+    return list(dict.fromkeys(
+        (_name(ref.namespace, f"pods[{number}].namespace"), _name(ref.name, f"pods[{number}].name"))
+        for number, ref in enumerate(messages)))
+
+
+def identity(attachment: cni_pb2.Attachment) -> tuple[str, str, str]:
+    """Network, container id and interface name.
+
+    Raises:
+        InvalidArgument: a part is missing or can not be one.
+    """
+    for field in ("network", "container_id", "ifname"):
+        if not _PART.fullmatch(value := getattr(attachment, field)):
+            raise InvalidArgument(f"attachment.{field} {value!r} must not be empty or hold '/' or white space")
+    return attachment.network, attachment.container_id, attachment.ifname
+
+
+def endpoint_message(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.WorkloadEndpoint:
+    """A record that was last changed at a revision."""
+    return endpoint_pb2.WorkloadEndpoint(
+        attachment=cni_pb2.Attachment(network=record.network, container_id=record.container_id, ifname=record.ifname),
+        node=record.node, orchestrator=record.orchestrator, workload=record.workload, namespace=record.namespace,
+        pod=record.pod, service_account=record.service_account, labels=record.labels, addresses=record.addresses,
+        profiles=record.profiles, host_interface=record.host_interface, mac=record.mac, ports=_ports(record.ports),
+        netns=record.netns, revision=revision)
+
+
+def addition(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.Change:
+    """That a record was created or updated at a revision."""
+    return endpoint_pb2.Change(kind=endpoint_pb2.Change.KIND_PUT, endpoint=endpoint_message(record, revision))
+
+
+def deletion(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.Change:
+    """That a record is gone at a revision."""
+    attachment = cni_pb2.Attachment(network=record.network, container_id=record.container_id, ifname=record.ifname)
+    gone = endpoint_pb2.WorkloadEndpoint(attachment=attachment, node=record.node, revision=revision)
+    return endpoint_pb2.Change(kind=endpoint_pb2.Change.KIND_DELETE, endpoint=gone)
+
+
+def pod_message(pod: Pod) -> endpoint_pb2.Pod:
+    """A pod."""
+    return endpoint_pb2.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid, labels=pod.labels,
+                            annotations=pod.annotations, service_account=pod.service_account, ports=_ports(pod.ports))
+
+
+def _ports(ports: Sequence[NamedPort]) -> list[endpoint_pb2.NamedPort]:
+    return [endpoint_pb2.NamedPort(name=port.name, protocol=port.protocol, port=port.port) for port in ports]

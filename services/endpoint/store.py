@@ -1,0 +1,247 @@
+"""The records in etcd: a mirror to read from, and transactions decided on what was read.
+
+====================  =============================================
+key                    value (JSON)
+====================  =============================================
+endpoints/ATTACHMENT   `records.WorkloadEndpoint`
+pods/NAMESPACE/NAME    `records.Pod`
+barrier, fence         empty; only their revisions mean something
+====================  =============================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from muslin.errors import Conflict, Corrupt, TimedOut, Unavailable
+from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
+from muslin.etcd.mirror import Change, Mirror
+from services.endpoint import metrics
+from services.endpoint.convert import addition, deletion
+from services.endpoint.feed import Event, Feed
+from services.endpoint.records import Pod, WorkloadEndpoint
+
+log = logging.getLogger(__name__)
+
+Record = TypeVar("Record", Pod, WorkloadEndpoint)
+
+Read = Callable[[str], KeyValue | None]
+"""Reads a key; the transaction will depend on it."""
+Decide = Callable[[Read], Mapping[str, bytes | None]]
+"""From what it reads, what to write; None deletes. Without side effects: it is asked again after a conflict."""
+
+TRANSACTION_LIMIT = 128
+"""Operations that etcd takes in one transaction, of each of its lists."""
+
+_CONFLICTS = 32
+_FAILURES = 6
+
+_ENDPOINTS: msgspec.json.Decoder[WorkloadEndpoint] = msgspec.json.Decoder(WorkloadEndpoint)
+_PODS: msgspec.json.Decoder[Pod] = msgspec.json.Decoder(Pod)
+
+
+def endpoint_key(endpoint: WorkloadEndpoint) -> str:
+    """Where a record is stored."""
+    return keys.endpoint(endpoint.network, endpoint.container_id, endpoint.ifname)
+
+
+def encode(record: Pod | WorkloadEndpoint) -> bytes:
+    """A record as stored."""
+    return msgspec.json.encode(record)
+
+
+def endpoint(item: KeyValue) -> WorkloadEndpoint:
+    """A stored endpoint. Raises Corrupt if it does not decode, or is not what its key says."""
+    record = _decode(_ENDPOINTS, item)
+    if item.key != keys.ENDPOINTS + record.identity:
+        raise Corrupt(f"record {item.key} describes {record.identity}: it was copied or damaged")
+    return record
+
+
+def pod(item: KeyValue) -> Pod:
+    """A stored pod. Raises Corrupt if it does not decode, or is not what its key says."""
+    record = _decode(_PODS, item)
+    if item.key != f"{keys.PODS}{record.namespace}/{record.name}":
+        raise Corrupt(f"record {item.key} describes {record.namespace}/{record.name}: it was copied or damaged")
+    return record
+
+
+def _decode(decoder: msgspec.json.Decoder[Record], item: KeyValue) -> Record:
+    try:
+        return decoder.decode(item.value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        raise Corrupt(f"record {item.key} does not decode: {problem}") from None
+
+
+class Store:
+    """The records, the index of which endpoints a pod has, and the feed of what changes."""
+
+    def __init__(self, etcd: Etcd, mirror: Mirror) -> None:
+        self._etcd, self._mirror = etcd, mirror
+        self.feed = Feed()
+        self.changed_pods: set[str] = set()
+        """Keys of pods that have changed since whoever empties this did so."""
+        self.pods_changed = asyncio.Event()
+        self._by_pod: dict[str, set[str]] = {}
+        self._damaged: set[str] = set()
+        self._endpoints = self._pods = 0
+        mirror.subscribe(self._take)
+
+    # Reading
+
+    @property
+    def revision(self) -> int:
+        """The store's revision that the mirror stands for."""
+        return self._mirror.revision
+
+    def endpoints(self) -> list[KeyValue]:
+        """The records of endpoints, sorted by key; damaged ones are left out."""
+        return [self._mirror.items[key] for key in sorted(self._mirror.items)
+                if key.startswith(keys.ENDPOINTS) and key not in self._damaged]
+
+    def pods(self) -> Iterator[Pod]:
+        """All pods, sorted by key; damaged ones are left out."""
+        for key in sorted(key for key in self._mirror.items if key.startswith(keys.PODS)):
+            if key not in self._damaged:
+                yield pod(self._mirror.items[key])
+
+    def endpoints_of(self, pod_key: str) -> Sequence[str]:
+        """Keys of the endpoints of a pod."""
+        return sorted(self._by_pod.get(pod_key, ()))
+
+    def mirrored(self, key: str) -> KeyValue | None:
+        """A record as the mirror has it."""
+        return self._mirror.items.get(key)
+
+    async def get(self, key: str) -> KeyValue | None:
+        """A record as it is in etcd now."""
+        return await self._etcd.get(key)
+
+    async def current(self, timeout: float) -> None:
+        """Let the mirror catch up with everything written until now.
+
+        Raises:
+            Unavailable, TimedOut: it could not.
+        """
+        before = self._mirror.revision
+        revision = await self._etcd.put(keys.ENDPOINT_BARRIER, b"", timeout=timeout)
+        if revision <= before:
+            raise Unavailable("etcd is at an older revision than it was: its data was replaced, and is read anew")
+        await self.reached(revision, timeout)
+
+    async def reached(self, revision: int, timeout: float) -> None:
+        """Wait until the mirror has seen a revision at which something of ours was written."""
+        await self._mirror.reached(revision, timeout)
+
+    # Writing
+
+    async def transact(self, decide: Decide) -> int:
+        """Commit what a function decides, on condition that what it read is still so.
+
+        The revision at which that was, 0 if there was nothing to write.
+
+        What it reads comes from the mirror, or, after a conflict, from etcd's answer. A transaction without an answer
+        is repeated: what it has done is then read, and decided on anew.
+
+        Raises:
+            Conflict, Unavailable, TimedOut: not known to be done; ask again.
+        """
+        fresh: dict[str, KeyValue | None] = {}
+        conflicts = failures = 0
+        while True:
+            expect: dict[str, KeyValue | None] = {}
+
+            def read(key: str, expect: dict[str, KeyValue | None] = expect) -> KeyValue | None:
+                expect[key] = fresh[key] if key in fresh else self._mirror.items.get(key)
+                return expect[key]
+
+            writes = decide(read)
+            try:
+                result = await self._etcd.txn(
+                    [unchanged(key, item.mod_revision if item else 0) for key, item in expect.items()],
+                    [Delete(key) if value is None else Put(key, value) for key, value in writes.items()],
+                    [Get(key) for key in expect])
+            except (Unavailable, TimedOut):
+                metrics.UNKNOWN.inc()
+                failures += 1
+                if failures >= _FAILURES:
+                    raise
+                await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, 0.05 * 2 ** failures))  # noqa: S311  no secret
+                continue
+            if result.succeeded:
+                return result.revision if writes else 0
+            fresh.update(zip(expect, result.responses, strict=True))
+            metrics.CONFLICTS.inc()
+            conflicts += 1
+            if conflicts >= _CONFLICTS:
+                raise Conflict(f"{next(iter(expect))}: others changed the same records {_CONFLICTS} times in a row")
+            if conflicts > 1:
+                await asyncio.sleep(random.uniform(0, 0.001 * 2 ** min(conflicts, 5)))  # noqa: S311  no secret
+
+    # Following the mirror
+
+    def _take(self, changes: Sequence[Change], revision: int) -> None:
+        # What a batch adds up to: its first old and its last new value of each key.
+        effect: dict[str, Change] = {}
+        for change in changes:
+            first = effect.get(change.key)
+            effect[change.key] = Change(change.key, first.old if first else change.old, change.new)
+        events: list[Event] = []
+        for change in effect.values():
+            if change.key.startswith(keys.ENDPOINTS):
+                events += self._take_endpoint(change, revision)
+            elif change.key.startswith(keys.PODS):
+                self._take_pod(change)
+        if not self.feed.revision or revision < self.feed.revision:
+            self.feed.begin(revision)  # the first snapshot, or another store
+        else:
+            self.feed.append(events, revision)
+        metrics.ENDPOINTS.set(self._endpoints)
+        metrics.PODS.set(self._pods)
+        metrics.DAMAGED.set(len(self._damaged))
+
+    def _take_endpoint(self, change: Change, revision: int) -> Iterator[Event]:
+        before, after = _known(endpoint, change.old), _known(endpoint, change.new)
+        self._count_damaged(change, after)
+        self._endpoints += (after is not None) - (before is not None)
+        if before and before.pod:
+            self._by_pod[pod_key := keys.pod(before.namespace, before.pod)].discard(change.key)
+            if not self._by_pod[pod_key]:
+                del self._by_pod[pod_key]
+        if after and after.pod:
+            self._by_pod.setdefault(keys.pod(after.namespace, after.pod), set()).add(change.key)
+        # A record that is damaged now is as good as gone; one that has moved is gone from the node it was on.
+        if before and (after is None or after.node != before.node):
+            yield Event(deletion(before, revision), before.node)
+        if after and change.new:
+            yield Event(addition(after, change.new.mod_revision), after.node)
+
+    def _take_pod(self, change: Change) -> None:
+        before, after = _known(pod, change.old), _known(pod, change.new)
+        self._count_damaged(change, after)
+        self._pods += (after is not None) - (before is not None)
+        self.changed_pods.add(change.key)
+        self.pods_changed.set()
+
+    def _count_damaged(self, change: Change, after: Pod | WorkloadEndpoint | None) -> None:
+        if change.new and after is None:
+            self._damaged.add(change.key)
+        else:
+            self._damaged.discard(change.key)
+
+
+def _known(decode: Callable[[KeyValue], Record], item: KeyValue | None) -> Record | None:
+    """A record; None if there is none, or it is damaged."""
+    if item is None:
+        return None
+    try:
+        return decode(item)
+    except Corrupt as problem:
+        log.error("%s", problem.message)  # noqa: TRY400  what is wrong is the record; the traceback is of no use
+        return None
