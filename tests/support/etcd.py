@@ -85,6 +85,11 @@ class EtcdServer:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def running(self) -> bool:
+        """Whether there is a process, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """The process; raises if it does not run."""
         if self._process is None:
@@ -132,7 +137,7 @@ class EtcdServer:
         """Wait until it serves. Raises RuntimeError with its log if it exits, TimeoutError if it takes too long."""
         deadline = time.monotonic() + timeout
         while not self.healthy():
-            if self._process is None or self._process.poll() is not None:
+            if not self.running:
                 self._process = None
                 raise RuntimeError(f"etcd {self.name} has exited:\n{self.log.read_text()[-2000:]}")
             if time.monotonic() > deadline:
@@ -198,6 +203,13 @@ class EtcdServer:
         """Let it go on."""
         os.kill(self.pid, signal.SIGCONT)
 
+    def revive(self) -> None:
+        """Thaw it if it is frozen, start it if it is not there; does not wait."""
+        if self.running:
+            self.thaw()
+        else:
+            self.launch()
+
     def restart(self) -> None:
         """Kill it and start it again on the same data and ports."""
         self.kill()
@@ -244,6 +256,13 @@ class EtcdCluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
                  ) -> None:
         self.stop()
+
+    def heal(self) -> None:
+        """Thaw who is frozen, start who is not there, and wait until all serve."""
+        for member in self.members:
+            member.revive()
+        for member in self.members:
+            member.wait()
 
     def stop(self) -> None:
         """Kill all of them and remove their data."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 from contextlib import asynccontextmanager
 
 from muslin.errors import TimedOut, Unavailable
 from muslin.etcd import Delete, Etcd, Event, Put, Watch, WatchBatch
 
-__all__ = ["Line", "Recorder", "writing", "history", "until"]
+__all__ = ["Line", "Recorder", "writing", "history", "until", "more"]
 
 
 async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
@@ -21,6 +21,12 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout} s")
         await asyncio.sleep(0.01)
+
+
+async def more(growing: Sized, count: int) -> None:
+    """Wait until something has grown by more than `count`."""
+    length = len(growing) + count
+    await until(lambda: len(growing) > length)
 
 
 class Recorder:

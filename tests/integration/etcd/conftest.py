@@ -24,18 +24,33 @@ def shared(request: pytest.FixtureRequest) -> Iterator[EtcdServer]:
         yield server
 
 
-@pytest.fixture
-def server() -> Iterator[EtcdServer]:
-    """A server of the test's own, to be maltreated."""
+@pytest.fixture(scope="module")
+def patient() -> Iterator[EtcdServer]:
+    """A server."""
     with EtcdServer() as server:
         yield server
 
 
 @pytest.fixture
-def cluster() -> Iterator[EtcdCluster]:
-    """Three members of the test's own."""
+def server(patient: EtcdServer) -> EtcdServer:
+    """A server that is well, to be maltreated."""
+    patient.revive()
+    patient.wait()
+    return patient
+
+
+@pytest.fixture(scope="module")
+def members() -> Iterator[EtcdCluster]:
+    """Three members."""
     with EtcdCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(members: EtcdCluster) -> EtcdCluster:
+    """Three members, all well, to be maltreated."""
+    members.heal()
+    return members
 
 
 @pytest.fixture

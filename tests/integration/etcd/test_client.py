@@ -10,7 +10,7 @@ import pytest
 from muslin.errors import Cancelled, Compacted, InvalidArgument, NotFound, TimedOut, Unavailable
 from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, absent, unchanged
 from tests.support.etcd import EtcdServer
-from tests.support.etcd_faults import Recorder, history, until, writing
+from tests.support.etcd_faults import Recorder, history, more, until, writing
 
 
 async def test_put_get_delete(etcd: Etcd, prefix: str) -> None:
@@ -287,7 +287,7 @@ async def test_deadlines_hold_for_each_call(server: EtcdServer, prefix: str) -> 
 async def test_writers_and_their_history_agree(etcd: Etcd, prefix: str) -> None:
     """The tool that later tests lean on: every acknowledged write is in the history that it is checked against."""
     async with writing(etcd, prefix) as acknowledged:
-        await until(lambda: len(acknowledged) > 50)
+        await more(acknowledged, 50)
     first = min(revision for revision in acknowledged if revision)
     revisions = {event.mod_revision for event in await history(etcd, prefix, first, max(acknowledged))}
     assert {revision for revision in acknowledged if revision} <= revisions
