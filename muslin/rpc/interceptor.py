@@ -59,15 +59,20 @@ class Around(grpc.aio.ServerInterceptor):
                     await _abort(method, context, problem)
         return call
 
-    def _stream(self, method: str, inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def _stream(self, method: str, inner: Callable[..., AsyncIterator[Any] | Awaitable[None]],
+                ) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             task = asyncio.current_task()
             assert task is not None
             self._streams.add(task)
             with _Observation(method, context):
                 try:
-                    async for response in inner(request, context):
-                        yield response
+                    responses = inner(request, context)
+                    if isinstance(responses, AsyncIterator):
+                        async for response in responses:
+                            yield response
+                    else:  # the other style that grpcio knows, which its own health service has: it writes by itself
+                        await responses
                 except asyncio.CancelledError:
                     if not self._draining:
                         raise
@@ -115,6 +120,8 @@ def _status(outcome: object) -> str:
 async def _abort(method: str, context: Context, problem: Exception) -> NoReturn:
     if isinstance(problem, grpc.aio.BaseError):  # an abort of the handler's own
         raise problem
+    if isinstance(problem, NotImplementedError):  # a method that the servicer leaves to the generated base class
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented")
     if isinstance(problem, MuslinError):
         log.info("%s: %s", method, problem.message)
         await context.abort(problem.status, problem.message)
