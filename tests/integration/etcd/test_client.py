@@ -272,6 +272,16 @@ async def test_reads_are_repeated_while_the_server_restarts(server: EtcdServer, 
         assert reads > 0
 
 
+async def test_who_gives_up_waiting_for_a_server_does_not_stop_the_others(server: EtcdServer, prefix: str) -> None:
+    server.kill()
+    async with Etcd([server.endpoint]) as etcd:
+        patient = asyncio.create_task(etcd.get(prefix + "a"))
+        with pytest.raises(Unavailable):
+            await etcd.get(prefix + "a", timeout=0.2)
+        await asyncio.to_thread(server.start)
+        assert await patient is None
+
+
 async def test_deadlines_hold_for_each_call(server: EtcdServer, prefix: str) -> None:
     async with Etcd([server.endpoint], timeout=30) as etcd:
         await etcd.put(prefix + "a", b"1")

@@ -45,6 +45,18 @@ async def test_the_member_in_use_is_lost(cluster: EtcdCluster, prefix: str, faul
             assert recorder.events == await history(writer, prefix, first, last)
 
 
+async def test_an_idle_client_whose_member_froze_reads_from_another(cluster: EtcdCluster, prefix: str) -> None:
+    """With nothing under way on it, only the read itself can find out, and must leave time to ask somebody else."""
+    async with Etcd(cluster.endpoints, timeout=3) as etcd:
+        await etcd.put(prefix + "a", b"")
+        victim = cluster[await in_use(etcd)]
+        await asyncio.sleep(1)  # until gRPC has no ping of its own under way
+        victim.freeze()
+        begun = time.monotonic()
+        assert await etcd.get(prefix + "a", timeout=3) is not None
+        assert time.monotonic() - begun < 2.8
+
+
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 async def test_the_leader_is_lost(cluster: EtcdCluster, prefix: str, fault: str) -> None:
     """Writes fail at most until there is a new one; what was acknowledged is there, nothing was done twice."""

@@ -86,6 +86,12 @@ async def test_reached_waits_for_a_write_to_arrive(etcd: Etcd, prefix: str) -> N
             assert mirror.items[key].value == value
             await mirror.reached(await etcd.delete(key), 5)
             assert key not in mirror.items
+        later = asyncio.create_task(mirror.reached(mirror.revision + 2, 5))
+        await mirror.reached(await etcd.put(prefix + "one", b""), 5)
+        assert not later.done(), "one is not two"
+        await etcd.put(prefix + "two", b"")
+        await later
+        assert prefix + "two" in mirror.items
         with pytest.raises(TimedOut, match="did not reach"):
             await mirror.reached(mirror.revision + 1, 0.05)
 
