@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2
 
-from muslin.errors import MuslinError
+from muslin.errors import MuslinError, from_status
 from muslin.etcd import Etcd
 from muslin.rpc import channel
 
@@ -39,7 +39,7 @@ async def check(target: str) -> str:
 
 
 async def serving(socket: Path) -> None:
-    """Return once the service behind a unix socket says that it is SERVING."""
+    """Return once the service behind a unix socket says that it is SERVING. Raises what else than absence it says."""
     # Dialling what is not there would begin the channel with a long back-off.
     while not os.access(socket, os.F_OK):  # noqa: ASYNC110 - a file's appearance is no event here
         await asyncio.sleep(PAUSE)
@@ -51,7 +51,9 @@ async def serving(socket: Path) -> None:
                 async for answer in watch(health_pb2.HealthCheckRequest(), timeout=LONGEST_WATCH):
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
-            except grpc.aio.AioRpcError:
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise from_status(error.code(), f"health of {socket}: {error.details()}") from error
                 await asyncio.sleep(PAUSE)  # a socket left by a killed predecessor, or not listening yet
 
 

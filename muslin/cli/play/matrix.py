@@ -25,6 +25,9 @@ class Style:
         return f"\033[{_COLOUR[mark]}m{text}\033[0m" if self.colour and mark in _COLOUR else text
 
 
+MOST_SHOWN = 20
+"""Disagreements that are written out."""
+
 ALLOWED, DENIED, DISAGREES, SAID_ALLOWED, SAID_DENIED, SELF = "✓", "✗", "!", "a", "d", "·"
 _ASCII = {ALLOWED: "+", DENIED: "x", DISAGREES: "!", SAID_ALLOWED: "a", SAID_DENIED: "d", SELF: "."}
 _COLOUR = {ALLOWED: "32", DENIED: "31", DISAGREES: "1;37;41", SAID_ALLOWED: "2;32", SAID_DENIED: "2;31", SELF: "2"}
@@ -80,6 +83,8 @@ def summary(findings: Sequence[Finding]) -> str:
     """What disagrees, what was not probed, and the totals as the last line."""
     totals = Totals.of(findings)
     lines = [f"disagreement: {finding}" for finding in findings if not finding.agree]
+    if len(lines) > MOST_SHOWN:
+        lines[MOST_SHOWN:] = [f"and {len(lines) - MOST_SHOWN} more disagreements, which -o json lists"]
     if totals.unprobed:
         lines.append(f"{totals.unprobed} SCTP flows are shown as Explain has them; they are not probed")
     return "\n".join([*lines, str(totals)])
