@@ -134,8 +134,8 @@ class Toolchain:
         self.interpreter = interpreter
 
 
-def toolchain() -> Toolchain:
-    """What a static build needs.
+def toolchain(include: Path = Path("/usr/include")) -> Toolchain:
+    """What a static build needs; `include` is where the system's headers are.
 
     Raises:
         CanNotBuild: something is missing.
@@ -143,7 +143,7 @@ def toolchain() -> Toolchain:
     compiler = shutil.which("gcc")
     if not compiler:
         raise CanNotBuild(f"there is no gcc: {PACKAGES}")
-    for headers in sorted(Path("/usr/include").glob("python3.*"), key=lambda path: path.name != _version()):
+    for headers in sorted(include.glob("python3.*"), key=lambda path: path.name != _version()):
         name = headers.name
         library = Path(_output(compiler, f"-print-file-name=lib{name}.a"))
         interpreter = sys.executable if name == _version() else shutil.which(f"/usr/bin/{name}")

@@ -52,6 +52,11 @@ class Client:
             self._drop(path)
             raise RpcError(UNAVAILABLE, f"no answer from unix:{path}: {problem}") from None
 
+    def close(self) -> None:
+        """Close all connections."""
+        for path in list(self._open):
+            self._drop(path)
+
     def _call(self, path: str, service: str, verb: str, request: bytes, deadline: Deadline) -> bytes:
         transport = self._open.get(path)
         if transport is None:

@@ -48,8 +48,8 @@ def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outc
         if command == "VERSION":
             return Outcome(0, _versions(configuration.requested_version(raw)))
         conf = configuration.parse(raw, command)
-        client = Client(conf.targets, parent)
-        return Outcome(0, _COMMANDS[command](chain.Invocation(given, raw), client, Deadline(began + conf.timeout)))
+        services = Client(conf.targets, parent)
+        return Outcome(0, _COMMANDS[command](chain.Invocation(given, raw), services, Deadline(began + conf.timeout)))
     except CniError as error:
         problem = error
     except BaseException as error:  # noqa: BLE001 - the runtime reads JSON, whatever went wrong

@@ -43,7 +43,13 @@ class Transport:
         """
         self._http2 = Http2(body_limit)
         self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-        address = path.encode()
+        try:
+            self._connect(path.encode(), deadline)
+        except (OSError, Unreachable):  # TimeoutError is an OSError too
+            self.close()
+            raise
+
+    def _connect(self, address: bytes, deadline: Deadline) -> None:
         while True:
             self._socket.settimeout(deadline.remaining())
             try:

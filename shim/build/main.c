@@ -68,6 +68,7 @@ int main(void) {
     PyStatus status = start();
     if (PyStatus_Exception(status)) return defect(status.err_msg ? status.err_msg : "no reason given");
     PyGC_Disable(); /* the process is gone before there is garbage */
+    PyImport_AddModule("encodings"); /* asked for at the first bad byte; UTF-8 is built in, so it may be empty */
     PyImport_ImportModule("__muslin__"); /* runs the plugin and exits */
     return defect("its program did not run");
 }

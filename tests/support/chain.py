@@ -125,6 +125,37 @@ async def serving(chain: Chain, socket: Path, services: tuple[str, ...] = SERVIC
         await server.stop(None)
 
 
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(path: Path, talk: Talk) -> AsyncIterator[None]:
+    """A unix socket; at the end all conversations on it are ended too."""
+    talks: set[asyncio.Task[None]] = set()
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the other side left
+        finally:
+            writer.close()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.create_task(conversation(reader, writer)))
+
+    server = await asyncio.start_unix_server(connected, path)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in talks:
+            task.cancel()
+        ends = await asyncio.gather(*talks, return_exceptions=True)
+    faults = [end for end in ends if isinstance(end, Exception)]
+    assert faults == []
+
+
 @dataclass
 class Relay:
     """A socket that stands before another one and passes all through, in pieces of a given size."""
@@ -137,10 +168,12 @@ class Relay:
         async def connected(near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
             self.connections += 1
             far_reader, far_writer = await asyncio.open_unix_connection(target)
-            await asyncio.gather(_copy(near_reader, far_writer, piece), _copy(far_reader, near_writer, piece))
+            try:
+                await asyncio.gather(_copy(near_reader, far_writer, piece), _copy(far_reader, near_writer, piece))
+            finally:
+                far_writer.close()
 
-        server = await asyncio.start_unix_server(connected, listen)
-        async with server:
+        async with listening(listen, connected):
             yield
 
 

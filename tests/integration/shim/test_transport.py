@@ -1,0 +1,334 @@
+"""The shim's gRPC client against peers that misbehave, one at a time, on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket as sockets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from muslin.api.cni.v1 import cni_pb2
+from shim import frames, hpack
+from shim.client import Client
+from shim.deadline import Deadline
+from shim.errors import RpcError
+from shim.frames import frame
+from tests.support import huffman
+from tests.support.chain import Chain, Relay, listening, serving
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+REQUEST = cni_pb2.AddRequest(call=cni_pb2.Call(container_id="c1", config=b"{}")).SerializeToString()
+RESPONSE = cni_pb2.AddResponse(result=b"{}").SerializeToString()
+MESSAGE = b"\0" + len(RESPONSE).to_bytes(4, "big") + RESPONSE
+
+Peer = Callable[["Connection"], Awaitable[None]]
+
+
+class Connection:
+    """One accepted connection, as a script sees it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.number = number
+        """0 for the first connection."""
+
+    def send(self, *parts: bytes) -> None:
+        self.writer.write(b"".join(parts))
+
+    async def request(self) -> int:
+        """Read until a request has ended; its stream."""
+        if not hasattr(self, "_greeted"):
+            await self.reader.readexactly(len(frames.PREFACE))
+            self._greeted = True
+        while True:
+            head = await self.reader.readexactly(9)
+            await self.reader.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] == frames.DATA and head[4] & frames.END_STREAM:
+                return int.from_bytes(head[5:], "big")
+
+    def answer(self, stream: int) -> None:
+        self.send(frames.settings(), headers(stream, [(b":status", b"200")]), frame(frames.DATA, 0, stream, MESSAGE),
+                  headers(stream, [(b"grpc-status", b"0")], frames.END_STREAM))
+
+
+def headers(stream: int, fields: list[tuple[bytes, bytes]], flags: int = 0) -> bytes:
+    return frame(frames.HEADERS, flags | frames.END_HEADERS, stream, hpack.encode(fields))
+
+
+def peer(path: Path, script: Peer) -> AbstractAsyncContextManager[None]:
+    """Listen, and let the script talk on each connection."""
+    numbers = itertools.count()
+    return listening(path, lambda reader, writer: script(Connection(reader, writer, next(numbers))))
+
+
+@contextmanager
+def client(path: Path) -> Iterator[Client]:
+    made = Client({"ipam": str(path), "node": str(path)}, PARENT)
+    yield made
+    made.close()
+
+
+async def call(made: Client, service: str = "ipam", seconds: float = 5) -> bytes:
+    return await asyncio.to_thread(made, service, "Add", REQUEST, Deadline(time.monotonic() + seconds))
+
+
+async def failure(path: Path, seconds: float = 5, request: bytes = REQUEST) -> RpcError:
+    """The error of one call over a new connection."""
+    with client(path) as made, pytest.raises(RpcError) as caught:
+        await asyncio.to_thread(made, "ipam", "Add", request, Deadline(time.monotonic() + seconds))
+    return caught.value
+
+
+async def success(path: Path) -> bytes:
+    """The response to one call over a new connection."""
+    with client(path) as made:
+        return await call(made)
+
+
+def of_size(size: int) -> bytes:
+    return cni_pb2.AddRequest(call=cni_pb2.Call(config=bytes(size))).SerializeToString()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+async def test_a_refused_stream_is_tried_again_on_a_new_connection(path: Path) -> None:
+    """It was not carried out, for sure (RFC 9113, 8.7)."""
+    async def script(connection: Connection) -> None:
+        stream = await connection.request()
+        if connection.number == 0:
+            connection.send(frames.settings(), frames.reset(stream, frames.REFUSED_STREAM))
+            await connection.request()
+        connection.answer(stream)
+        await connection.reader.read()
+
+    async with peer(path, script):
+        assert await success(path) == RESPONSE
+
+
+async def test_a_daemon_that_is_replaced_between_two_calls_is_found_again(path: Path) -> None:
+    """It says goodbye after the first call, and the second comes too late for the old one."""
+    async def script(connection: Connection) -> None:
+        stream = await connection.request()
+        connection.answer(stream)
+        connection.send(frame(frames.GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4)))
+
+    async with peer(path, script):
+        with client(path) as made:
+            assert [await call(made), await call(made), await call(made)] == [RESPONSE] * 3
+
+
+async def test_goodbye_in_the_middle_of_a_call_that_will_not_be_done(path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        stream = await connection.request()
+        if connection.number == 0:
+            connection.send(frame(frames.GOAWAY, 0, 0, bytes(8) + b"restart"))
+            await connection.reader.read()
+        connection.answer(stream)
+        await connection.reader.read()
+
+    async with peer(path, script):
+        assert await success(path) == RESPONSE
+
+
+async def test_goodbye_in_the_middle_of_a_call_that_will_be_done(path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        stream = await connection.request()
+        connection.send(frame(frames.GOAWAY, 0, 0, frames.LARGEST_WINDOW.to_bytes(4, "big") + bytes(4)),
+                        frame(frames.PING, 0, 0, bytes(8)),
+                        frame(frames.GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4)))
+        connection.answer(stream)
+        await connection.reader.read()
+
+    async with peer(path, script):
+        assert await success(path) == RESPONSE
+
+
+async def test_always_refused_is_unavailable(path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        connection.send(frames.reset(await connection.request(), frames.REFUSED_STREAM))
+        await connection.reader.read()
+
+    async with peer(path, script):
+        error = await failure(path)
+    assert (error.status, error.message) == (14, f"no answer from unix:{path}: the service refused the stream")
+
+
+async def test_a_lost_connection_is_not_tried_again(path: Path) -> None:
+    """Whether the request was carried out is not known."""
+    connections = []
+
+    async def script(connection: Connection) -> None:
+        connections.append(connection.number)
+        await connection.request()
+
+    async with peer(path, script):
+        error = await failure(path)
+    assert (error.status, error.answered) == (14, False)
+    assert f"no answer from unix:{path}: connection lost" in error.message
+    assert connections == [0]
+
+
+async def test_an_answer_that_is_there_counts_even_if_the_connection_is_not(path: Path) -> None:
+    """The peer answers before it has read all, and closes, which makes our writing fail."""
+    async def script(connection: Connection) -> None:
+        await connection.reader.readexactly(len(frames.PREFACE))
+        connection.send(headers(1, [(b":status", b"200"), (b"grpc-status", b"8"), (b"grpc-message", b"too large")],
+                                frames.END_STREAM))
+        await connection.writer.drain()
+
+    async with peer(path, script):
+        error = await failure(path, request=of_size(1 << 20))
+    assert (error.status, error.message, error.answered) == (8, "too large", True)
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n" + bytes(20)])
+async def test_something_else_listens_there(path: Path, greeting: bytes) -> None:
+    async def script(connection: Connection) -> None:
+        connection.send(greeting)
+        await connection.reader.read()
+
+    async with peer(path, script):
+        error = await failure(path)
+    assert error.status == 14
+    assert "the peer broke the HTTP/2 protocol" in error.message
+
+
+@pytest.mark.parametrize("talks", [False, True])
+async def test_a_peer_that_never_answers_is_given_up_in_time(path: Path, talks: bool) -> None:
+    """Even one that keeps the connection busy."""
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        while True:
+            if talks:
+                connection.send(frame(frames.PING, 0, 0, bytes(8)))
+            await asyncio.sleep(0.01)
+
+    async with peer(path, script):
+        began = time.monotonic()
+        error = await failure(path, seconds=0.5)
+    assert 0.4 < time.monotonic() - began < 2
+    assert (error.status, error.message) == (4, f"no answer from unix:{path} within 0.5 s")
+
+
+async def test_a_peer_that_reads_nothing_is_given_up_in_time(path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        connection.send(frames.window_update(0, 1 << 30), frames.settings((4, 1 << 30)))
+        await asyncio.sleep(30)
+
+    async with peer(path, script):
+        error = await failure(path, seconds=0.5, request=of_size(32 << 20))
+    assert (error.status, error.message) == (4, f"no answer from unix:{path} within 0.5 s")
+
+
+async def test_a_call_after_one_that_was_given_up_uses_the_same_connection(path: Path) -> None:
+    """And is not confused by the late answer to the first."""
+    second: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def script(connection: Connection) -> None:
+        first = await connection.request()
+        second.set_result(await connection.request())
+        connection.send(frames.settings(), headers(first, [(b":status", b"200"), (b"grpc-status", b"13")], 1))
+        connection.answer(second.result())
+        await connection.reader.read()
+
+    async with peer(path, script):
+        with client(path) as made:
+            with pytest.raises(RpcError) as caught:
+                await call(made, seconds=0.3)
+            assert caught.value.status == 4
+            assert await call(made) == RESPONSE
+    assert second.result() == 3
+
+
+async def test_a_listener_whose_queue_is_full_is_waited_for(path: Path) -> None:
+    with sockets.socket(sockets.AF_UNIX) as listener, sockets.socket(sockets.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        listener.settimeout(5)
+        first.connect(str(path))
+        error = await failure(path, seconds=0.3)
+        assert (error.status, error.message) == (4, f"no answer from unix:{path} within 0.3 s")
+        waiting = asyncio.create_task(failure(path))
+        for _ in ("the first", "ours"):  # taking the first makes room for ours, which gets through, to be hung up on
+            accepted, _ = await asyncio.to_thread(listener.accept)
+            accepted.close()
+        assert "connection lost" in (await waiting).message
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "stale"])
+async def test_nobody_listens(path: Path, kind: str) -> None:
+    if kind == "file":
+        path.write_text("")  # noqa: ASYNC240 - a test's own small file
+    elif kind == "stale":
+        with sockets.socket(sockets.AF_UNIX) as gone:
+            gone.bind(str(path))
+    error = await failure(path)
+    why = "No such file or directory" if kind == "missing" else "Connection refused"
+    assert (error.status, error.message) == (14, f"can not connect to unix:{path}: {why}")
+
+
+async def test_huffman_coded_answers(path: Path) -> None:
+    """Coded names and values, in trailers that are split over frames."""
+    message = "no address left: “a%b”"
+    fields = b"\x40" + coded(b"grpc-status") + coded(b"8") + b"\0" + coded(b"grpc-message") + coded(
+        b"no address left: %E2%80%9Ca%25b%E2%80%9D")
+
+    async def script(connection: Connection) -> None:
+        stream = await connection.request()
+        connection.send(headers(stream, [(b":status", b"200")]),
+                        frame(frames.HEADERS, frames.END_STREAM, stream, fields[:9]),
+                        frame(frames.CONTINUATION, frames.END_HEADERS, stream, fields[9:]))
+        await connection.reader.read()
+
+    async with peer(path, script):
+        error = await failure(path)
+    assert (error.status, error.message) == (8, message)
+
+
+def coded(text: bytes) -> bytes:
+    bits = huffman.encode(text)
+    return hpack._integer(len(bits), 7, 0x80) + bits
+
+
+async def test_our_huffman_table_is_that_of_grpc(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every character that a header may have, coded by our table, as gRPC's own server reads it."""
+    printable = bytes(range(0x20, 0x7F)).replace(b" ", b"") + b" ."
+    encode = hpack.encode
+
+    def with_coded_header(fields: list[tuple[bytes, bytes]]) -> bytes:
+        return encode(fields) + b"\0" + coded(b"x-coded") + coded(printable)
+
+    monkeypatch.setattr("shim.http2.hpack.encode", with_coded_header)
+    chain = Chain()
+    async with serving(chain, path):
+        await success(path)
+    assert chain.asked[0].metadata["x-coded"] == printable.decode()
+
+
+async def test_services_at_one_socket_share_a_connection_and_others_have_their_own(path: Path, tmp_path: Path) -> None:
+    chain, relay = Chain(), Relay()
+    async with serving(chain, path), relay.between(tmp_path / "a", path), relay.between(tmp_path / "b", path):
+        made = Client({"ipam": str(tmp_path / "a"), "policy": str(tmp_path / "b"), "node": str(tmp_path / "a")}, PARENT)
+        for service in ("ipam", "policy", "node", "ipam"):
+            await call(made, service)
+        made.close()
+    assert chain.steps == ["ipam.Add", "policy.Add", "node.Add", "ipam.Add"]
+    assert relay.connections == 2
+
+
+async def test_an_error_of_a_service_behind_the_socket_names_the_socket(path: Path) -> None:
+    chain = Chain()
+    chain.fails("ipam.Add", grpc.StatusCode.UNAVAILABLE, "etcd does not answer")
+    async with serving(chain, path):
+        error = await failure(path)
+    assert (error.status, error.message, error.answered) == (14, f"etcd does not answer (from unix:{path})", True)

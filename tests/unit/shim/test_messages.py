@@ -1,0 +1,89 @@
+"""Our encoding against the real protobuf library."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.endpoint.v1 import endpoint_pb2
+from shim import messages
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300)
+BYTES = st.binary(max_size=300)
+
+
+def test_the_messages_have_the_fields_that_we_write() -> None:
+    fields = [(f.number, f.name) for f in cni_pb2.Call.DESCRIPTOR.fields]
+    assert fields == list(enumerate(
+        ("container_id", "netns", "ifname", "args", "path", "config", "result", "context"), 1))
+    for name in ("Add", "Del", "Check", "GC", "Status"):
+        request = getattr(cni_pb2, f"{name}Request").DESCRIPTOR
+        assert [(f.number, f.name, f.message_type.name) for f in request.fields] == [(1, "call", "Call")]
+    assert [(f.number, f.name) for f in cni_pb2.AddResponse.DESCRIPTOR.fields] == [(1, "result"), (2, "context")]
+
+
+@given(TEXT, TEXT, TEXT, TEXT, TEXT, BYTES, BYTES, BYTES)
+def test_requests_are_written_as_the_library_writes_them(
+        container_id: str, netns: str, ifname: str, args: str, path: str, config: bytes, result: bytes, context: bytes,
+) -> None:
+    call = cni_pb2.Call(container_id=container_id, netns=netns, ifname=ifname, args=args, path=path, config=config,
+                        result=result, context=context)
+    ours = messages.request(messages.call(container_id, netns, ifname, args, path, config, result, context))
+    assert ours == cni_pb2.AddRequest(call=call).SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 1 << 21])
+def test_lengths_at_the_edges_of_a_varint(size: int) -> None:
+    ours = messages.request(messages.call("", "", "", "", "", bytes(size), b"", b""))
+    assert cni_pb2.AddRequest.FromString(ours).call.config == bytes(size)
+
+
+@given(BYTES, BYTES)
+def test_responses_are_read_back(result: bytes, context: bytes) -> None:
+    message = cni_pb2.AddResponse(result=result, context=context).SerializeToString()
+    assert messages.add_response(message) == (result, context)
+
+
+def test_unknown_fields_of_every_kind_are_skipped() -> None:
+    """A newer service may say more: the shim must not mind."""
+    more = b"\x18\x96\x01" + b"\x21" + bytes(8) + b"\x2d" + bytes(4) + b"\x32\x03abc" + b"\x82\x06\x01x"
+    known = cni_pb2.AddResponse(result=b"r", context=b"c").SerializeToString()
+    for message in (more + known, known + more, known[:3] + more + known[3:]):
+        assert messages.add_response(message) == (b"r", b"c")
+        assert cni_pb2.AddResponse.FromString(message).result == b"r"
+
+
+@given(st.binary(max_size=40))
+def test_what_does_not_decode_is_refused_as_the_library_does(message: bytes) -> None:
+    """We refuse groups, which proto3 has not; else what we take is what the library takes."""
+    try:
+        ours = messages.add_response(message)
+    except messages.BadMessage:
+        return
+    try:
+        theirs = cni_pb2.AddResponse.FromString(message)
+    except DecodeError:  # a field number of zero or too large, which we need not care about
+        return
+    assert ours == (theirs.result, theirs.context)
+
+
+@given(st.builds(cni_pb2.AddResponse, result=BYTES, context=BYTES), st.data())
+def test_a_message_cut_short_is_never_taken_for_more_than_it_is(
+        message: cni_pb2.AddResponse, data: st.DataObject) -> None:
+    whole = message.SerializeToString()
+    cut = whole[:data.draw(st.integers(0, len(whole)))]
+    try:
+        theirs = cni_pb2.AddResponse.FromString(cut)
+    except DecodeError:
+        with pytest.raises(messages.BadMessage):
+            messages.add_response(cut)
+    else:
+        assert messages.add_response(cut) == (theirs.result, theirs.context)
+
+
+def test_another_message_is_refused_or_skipped() -> None:
+    other = endpoint_pb2.WorkloadEndpoint(node="n", ports=[endpoint_pb2.NamedPort(port=80)]).SerializeToString()
+    assert messages.add_response(other) == (b"", b"n")
