@@ -108,7 +108,8 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise TimedOut(f"no answer from etcd within {seconds:.1f} s; whether it was done is unknown, ask again") from None
+        raise TimedOut(f"no answer from etcd within {seconds:.1f} s; whether it was done is unknown, ask "
+                       "again") from None
 
 
 class _Plugin(endpoint_pb2_grpc.PluginServicer):

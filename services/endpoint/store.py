@@ -24,7 +24,7 @@ from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
 from muslin.etcd.mirror import Change, Mirror
 from services.endpoint import metrics
 from services.endpoint.convert import addition, deletion
-from services.endpoint.feed import Event, Feed
+from services.endpoint.feed import KEPT, Event, Feed
 from services.endpoint.records import Pod, WorkloadEndpoint
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,8 @@ def _decode(decoder: msgspec.json.Decoder[Record], item: KeyValue) -> Record:
 class Store:
     """The records, the index of which endpoints a pod has, and the feed of what changes."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror) -> None:
-        self._etcd, self._mirror = etcd, mirror
-        self.feed = Feed()
+    def __init__(self, etcd: Etcd, mirror: Mirror, kept: int = KEPT) -> None:
+        self._etcd, self._mirror, self._feed = etcd, mirror, Feed(kept)
         self.changed_pods: set[str] = set()
         """Keys of pods that have changed since whoever empties this did so."""
         self.pods_changed = asyncio.Event()
@@ -114,6 +113,13 @@ class Store:
     def endpoints_of(self, pod_key: str) -> Sequence[str]:
         """Keys of the endpoints of a pod."""
         return sorted(self._by_pod.get(pod_key, ()))
+
+    @property
+    def feed(self) -> Feed:
+        """What has changed since this process began."""
+        if not self._feed.revision:  # a first snapshot without a record is not announced
+            self._feed.begin(self._mirror.revision)
+        return self._feed
 
     def mirrored(self, key: str) -> KeyValue | None:
         """A record as the mirror has it."""
@@ -198,10 +204,10 @@ class Store:
                 events += self._take_endpoint(change, revision)
             elif change.key.startswith(keys.PODS):
                 self._take_pod(change)
-        if not self.feed.revision or revision < self.feed.revision:
-            self.feed.begin(revision)  # the first snapshot, or another store
+        if not self._feed.revision or revision < self._feed.revision:
+            self._feed.begin(revision)  # nobody has read yet, or this is another store
         else:
-            self.feed.append(events, revision)
+            self._feed.append(events, revision)
         metrics.ENDPOINTS.set(self._endpoints)
         metrics.PODS.set(self._pods)
         metrics.DAMAGED.set(len(self._damaged))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import Compacted
@@ -29,7 +29,8 @@ _BATCHES = 64
 Response = endpoint_pb2.WatchResponse
 
 
-async def watch(store: Store, revision: int, node: str, *, bookmark: float = BOOKMARK) -> AsyncIterator[Response]:
+async def watch(store: Store, revision: int, node: str, *, bookmark: float = BOOKMARK,
+                ) -> AsyncGenerator[Response, None]:
     """What changes after a revision, or with 0 a snapshot first; of one node, or of all if it is empty.
 
     A revision is only sent once everything up to it has been, so any of them can be resumed from. On resuming, the

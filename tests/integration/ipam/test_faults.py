@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -15,6 +16,12 @@ from tests.integration.ipam.clients import Client, identity, persist
 from tests.support import ipam_invariants
 from tests.support.etcd import EtcdServer
 from tests.support.service import Service
+
+
+@pytest.fixture
+def etcd() -> Iterator[EtcdServer]:
+    with EtcdServer() as server:
+        yield server
 
 
 async def lives(client: Client, number: int, alive: dict[str, str], rng: random.Random) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
 
@@ -17,8 +17,9 @@ from tests.support.etcd import EtcdServer
 from tests.support.service import Service
 
 
-@pytest.fixture
-def replicas(etcd: EtcdServer) -> Iterator[list[Service]]:
+@contextmanager
+def three(etcd: EtcdServer) -> Iterator[list[Service]]:
+    """Three processes, started at once."""
     with ExitStack() as stack:
         processes = [Service("ipam", "--etcd", etcd.endpoint, "--pool", "172.31.0.0/16") for _ in range(3)]
         for process in processes:
@@ -29,12 +30,24 @@ def replicas(etcd: EtcdServer) -> Iterator[list[Service]]:
         yield processes
 
 
+@pytest.fixture(scope="module")
+def replicas(server: EtcdServer) -> Iterator[list[Service]]:
+    with three(server) as processes:
+        yield processes
+
+
 @pytest.fixture
-async def clients(replicas: list[Service]) -> AsyncIterator[list[Client]]:
+async def clients(etcd: EtcdServer, replicas: list[Service]) -> AsyncIterator[list[Client]]:
     async with AsyncExitStack() as stack:
         made = [await stack.enter_async_context(Client(replica.target)) for replica in replicas]
-        assert list(await made[0].pools()) == ["default"], "three processes made one first pool"
+        await made[0].create_pool("default", "172.31.0.0/16")
         yield made
+
+
+async def test_processes_that_start_at_once_make_one_first_pool(etcd: EtcdServer) -> None:
+    with three(etcd) as processes:
+        async with Client(processes[2].target) as client:
+            assert {name: pool.cidr for name, pool in (await client.pools()).items()} == {"default": "172.31.0.0/16"}
 
 
 async def only(clients: list[Client], name: str, cidr: str, block_size: int) -> None:

@@ -25,10 +25,18 @@ from tests.support.etcd import EtcdServer
 from tests.support.service import Service
 
 
+@pytest.fixture(scope="module")
+def process(server: EtcdServer) -> Iterator[Service]:
+    with Service("ipam", "--etcd", server.endpoint) as running:
+        yield running
+
+
 @pytest.fixture
-def service(etcd: EtcdServer) -> Iterator[Service]:
-    with Service("ipam", "--etcd", etcd.endpoint, "--pool", "192.168.0.0/16") as process:
-        yield process
+async def service(etcd: EtcdServer, process: Service) -> Service:
+    """The service with the one pool that it makes by itself."""
+    async with Client(process.target) as client:
+        await client.create_pool("default", "192.168.0.0/16")
+    return process
 
 
 async def test_the_chain_s_verbs(etcd: EtcdServer, service: Service) -> None:
@@ -114,12 +122,14 @@ async def test_pools(service: Service) -> None:
             await client.assign(1)
 
 
-async def test_the_first_pool_is_made_once(etcd: EtcdServer, service: Service) -> None:
+async def test_the_first_pool_is_made_once(etcd: EtcdServer) -> None:
     """Not again at the next start, whatever that start's option is, while there is another."""
-    async with Client(service.target) as client:
-        await client.create_pool("mine", "10.0.0.0/16")
-        await client.delete_pool("default")
-    service.terminate()
+    with Service("ipam", "--etcd", etcd.endpoint) as first:
+        async with Client(first.target) as client:
+            assert (await client.pools())["default"].cidr == "192.168.0.0/16"
+            await client.create_pool("mine", "10.0.0.0/16")
+            await client.delete_pool("default")
+        assert first.terminate() == 0
     with Service("ipam", "--etcd", etcd.endpoint, "--pool", "172.16.0.0/16") as again:
         async with Client(again.target) as client:
             assert list(await client.pools()) == ["mine"]
@@ -155,7 +165,6 @@ async def test_damaged_records_do_not_stop_the_service(etcd: EtcdServer, service
             await client.assign(2)
         assert await client.release(1) == [], "its block can not be read; the handle goes all the same"
         assert await client.release(2) == []
-        assert service.terminate() == 0
     with Service("ipam", "--etcd", etcd.endpoint) as again:
         async with Client(again.target) as client:
             assert await client.assign(3) == address

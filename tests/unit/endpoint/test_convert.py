@@ -1,0 +1,67 @@
+"""Pods that are applied are checked field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.endpoint.v1 import endpoint_pb2
+from muslin.errors import InvalidArgument
+from services.endpoint import convert
+
+
+def port(**fields: Any) -> endpoint_pb2.NamedPort:
+    whole: dict[str, Any] = {"name": "http", "protocol": "TCP", "port": 80}
+    return endpoint_pb2.NamedPort(**(whole | fields))
+
+
+def pod(**fields: Any) -> endpoint_pb2.Pod:
+    return endpoint_pb2.Pod(**({"namespace": "prod", "name": "web"} | fields))
+
+
+def test_a_pod_comes_back_as_it_was_sent() -> None:
+    sent = pod(uid="u", labels={"a": "b"}, annotations={"c": "d"}, service_account="sa", ports=[port()])
+    read, = convert.pods([sent])
+    assert convert.pod_message(read) == sent
+
+
+def test_defaults() -> None:
+    read, = convert.pods([pod()])
+    assert read.service_account == "default"
+
+
+def test_of_a_pod_that_is_named_twice_the_last_counts() -> None:
+    read, = convert.pods([pod(uid="first"), pod(uid="last")])
+    assert read.uid == "last"
+
+
+@pytest.mark.parametrize(("bad", "named"), [
+    (pod(namespace=""), r"pods\[1\]\.namespace"),
+    (pod(namespace="a/b"), r"pods\[1\]\.namespace"),
+    (pod(name="Web"), r"pods\[1\]\.name"),
+    (pod(name="x" * 254), r"pods\[1\]\.name"),
+    (pod(ports=[port(), port(name="")]), r"pods\[1\]\.ports\[1\]\.name"),
+    (pod(ports=[port(protocol="ICMP")]), r"pods\[1\]\.ports\[0\]\.protocol.*TCP, UDP, SCTP"),
+    (pod(ports=[port(port=0)]), r"pods\[1\]\.ports\[0\]\.port must be 1 to 65535"),
+    (pod(ports=[port(port=65536)]), r"pods\[1\]\.ports\[0\]\.port must be 1 to 65535"),
+])
+def test_bad_pods_name_the_field(bad: endpoint_pb2.Pod, named: str) -> None:
+    with pytest.raises(InvalidArgument, match=named):
+        convert.pods([pod(), bad])
+
+
+def test_references_are_checked_too() -> None:
+    ref = endpoint_pb2.PodRef(namespace="prod", name="web")
+    assert convert.refs([ref, ref]) == [("prod", "web")]
+    with pytest.raises(InvalidArgument, match=r"pods\[1\]\.name"):
+        convert.refs([ref, endpoint_pb2.PodRef(namespace="prod")])
+
+
+@pytest.mark.parametrize("field", ["network", "container_id", "ifname"])
+def test_attachments_name_the_field(field: str) -> None:
+    whole = {"network": "net", "container_id": "abc", "ifname": "eth0"}
+    assert convert.identity(cni_pb2.Attachment(**whole)) == ("net", "abc", "eth0")
+    with pytest.raises(InvalidArgument, match=f"attachment.{field}"):
+        convert.identity(cni_pb2.Attachment(**(whole | {field: ""})))
