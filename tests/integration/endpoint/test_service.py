@@ -6,8 +6,12 @@ import asyncio
 
 import pytest
 
+from muslin.cni.invocation import Invocation
 from muslin.errors import Corrupt, InvalidArgument, NotFound
 from muslin.etcd import Etcd, keys
+from muslin.etcd.mirror import Mirror
+from services.endpoint.attachments import Attachments
+from services.endpoint.store import Store
 from tests.integration.endpoint.clients import CONF, Client, attachment, call, pod
 from tests.support.etcd import EtcdServer
 from tests.support.service import Service
@@ -101,6 +105,24 @@ async def test_a_pod_and_its_endpoint_at_the_same_moment(replicas: list[Service]
                 *(other.apply(pod(f"p{n}", labels={"turn": str(turn)})) for n in range(20)))
             for number in range(20):
                 assert (await other.get(number)).labels["turn"] == str(turn)
+
+
+async def test_a_process_whose_copy_is_old_does_not_store_old_labels(etcd: EtcdServer, client: Client) -> None:
+    """It stopped following after its first look; the pod, and a container's record, have changed since."""
+    await client.apply(pod(labels={"v": "1"}))
+    async with Etcd([etcd.endpoint]) as raw:
+        mirror = Mirror(raw, keys.ENDPOINT)
+        store = Store(raw, mirror)
+        following = asyncio.create_task(mirror.run())
+        await mirror.ready.wait()
+        following.cancel()
+        await client.apply(pod(labels={"v": "2"}))
+        attachments, invocation = Attachments(store), Invocation.parse(call(1), "worker")
+        assert (await attachments.add(invocation)).labels["v"] == "2"
+        assert (await client.get(1)).labels["v"] == "2"
+        assert await attachments.delete("net", "c1", "eth0")
+        assert not await attachments.delete("net", "c1", "eth0")
+        assert not (await client.list()).endpoints
 
 
 async def test_what_a_process_that_died_left_undone_is_done_by_another(etcd: EtcdServer, client: Client) -> None:

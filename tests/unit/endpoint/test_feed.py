@@ -12,6 +12,7 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import Compacted
 from services.endpoint.feed import Event, Feed, Place
+from services.endpoint.watching import _changes
 
 
 def event(number: int) -> Event:
@@ -73,6 +74,19 @@ async def test_waiting_ends_with_a_change_or_with_the_time() -> None:
     await asyncio.sleep(0)
     feed.append([event(1)], 1)
     assert await waiting
+
+
+def test_a_reader_that_resumes_inside_a_batch_is_not_told_what_it_knows() -> None:
+    """Processes may have received the same changes in batches of other sizes."""
+    def at(revision: int) -> Event:
+        return Event(endpoint_pb2.Change(endpoint=endpoint_pb2.WorkloadEndpoint(revision=revision)), "node")
+
+    feed = Feed()
+    feed.begin(1)
+    feed.append([at(2), at(3), at(4)], 4)
+    batches, _ = feed.read(feed.after(3), 10)
+    assert [change.endpoint.revision for change in _changes(batches, 3, "")] == [4]
+    assert list(_changes(batches, 3, "another")) == []
 
 
 class Readers(RuleBasedStateMachine):
