@@ -28,7 +28,8 @@ class Arena:
         self.state = state
         self._sleeper = subprocess.Popen(["unshare", "--net", "--mount", "sh", "-c", SETUP], stdout=subprocess.PIPE)
         assert self._sleeper.stdout
-        assert self._sleeper.stdout.readline() == b"ready\n"
+        with self._sleeper.stdout as output:
+            assert output.readline() == b"ready\n"
         self._net = Path(f"/proc/{self._sleeper.pid}/ns/net").readlink()
 
     def close(self) -> None:
@@ -43,12 +44,11 @@ class Arena:
 
     def command(self, *argv: str) -> list[str]:
         """A command line that runs inside."""
-        return ["nsenter", "-t", str(self._sleeper.pid), "--net", "--mount", "--", *argv]
+        return ["nsenter", "-t", str(self._sleeper.pid), "--net", "--mount", "--", "env", "-C", str(ROOT), *argv]
 
     def run(self, *argv: str, code: int = 0, timeout: float = 120.0) -> str:
         """Run a program inside and return what it printed on stdout; its exit code must be `code`."""
-        done = subprocess.run(self.command(*argv), capture_output=True, text=True, check=False, timeout=timeout,
-                              cwd=ROOT)
+        done = subprocess.run(self.command(*argv), capture_output=True, text=True, check=False, timeout=timeout)
         assert done.returncode == code, f"{argv}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + (done.stderr if code else "")
 
@@ -62,7 +62,7 @@ class Arena:
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """Start the command line inside, and return at once."""
-        return subprocess.Popen(self.command(sys.executable, "-m", "muslin.cli.main", *argv), cwd=ROOT, text=True,
+        return subprocess.Popen(self.command(sys.executable, "-m", "muslin.cli.main", *argv), text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def up(self, *argv: str) -> None:
@@ -76,8 +76,8 @@ class Arena:
             try:
                 if entry.name.isdecimal() and (entry / "ns/net").readlink() == self._net:
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it is gone, or it is not ours to see
         found.pop(self._sleeper.pid)
         return found
 

@@ -69,6 +69,7 @@ async def perform(up: Services, console: Console, manifest: Manifest, network: c
                   keep: bool, show: bool) -> Match:
     """Make the pods, probe them, show the matrix, and remove them unless they are kept."""
     records = Records(up.places)
+    manifest.require_namespaces([item.name for item in await up.objects() if item.kind == "Namespace"])
     await remove_dead(records, up, console)
     act = stage.Stage(up, console, manifest, stage.plan(manifest, network, bin_dirs, records.new_name()))
     try:

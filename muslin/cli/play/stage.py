@@ -123,7 +123,6 @@ class Stage:
         existing = {(item.kind, item.namespace, item.name): item.manifest for item in stored}
         played = {tuple(entry) for record in others for entry in record.objects}
         names = [item.name for item in stored if item.kind == "Namespace"]
-        self._manifest.require_namespaces(names)
         wanted = []
         for item in needed_objects(self._manifest, names):
             key = item.kind, item.namespace, item.name
