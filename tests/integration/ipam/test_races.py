@@ -111,11 +111,12 @@ async def test_add_and_delete_of_everything_at_once_comes_out_even(etcd: EtcdSer
 
 
 async def test_pools_that_overlap_are_not_made_at_once(clients: list[Client]) -> None:
-    cidrs = [f"10.0.0.0/{length}" for length in range(16, 25)]
-    answers = await asyncio.gather(*(outcome(clients[n % 3].create_pool(f"p{n}", cidr))
-                                     for n, cidr in enumerate(cidrs)))
-    assert len(await clients[0].pools()) == 2, "the first pool and one of these"
-    assert Counter(type(answer).__name__ for answer in answers)["Pool"] == 1
+    for turn in range(6):
+        cidrs = [f"10.{turn}.0.0/{length}" for length in range(16, 25)]
+        answers = await asyncio.gather(*(outcome(clients[n % 3].create_pool(f"p{turn}-{n}", cidr))
+                                         for n, cidr in enumerate(cidrs)))
+        assert len(await clients[0].pools()) == turn + 2, "the first pool and one of each turn"
+        assert Counter(type(answer).__name__ for answer in answers)["Pool"] == 1
 
 
 async def test_a_pool_is_deleted_or_serves_never_both(etcd: EtcdServer, clients: list[Client]) -> None:
