@@ -3,7 +3,7 @@
 ========  ==============================  =======================================================
 command   order                           on an error
 ========  ==============================  =======================================================
-ADD       ipam, policy, endpoint, node    roll back from the failing step to the first, report it
+ADD       ipam, policy, endpoint, node    roll back, the failing step first, and report it
 DEL, GC   node, endpoint, policy, ipam    go on, report the first and name the others
 CHECK     ipam, policy, endpoint, node    stop, report it
 STATUS    ipam, policy, endpoint, node    stop, report it as "not available"
@@ -62,10 +62,9 @@ class Invocation:
 def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
     """Run ADD and return the last service's result.
 
-    A call without an answer may have been carried out, so the failing step is rolled back too. The one exception is
-    a step that answered ALREADY_EXISTS: it made nothing, and what is there is not this ADD's to remove. The rollback
-    carries the result and context as far as the chain had come, so that a service can tell what this ADD made from
-    what was there before it.
+    A call without an answer may have been carried out, so the failing step is rolled back too. The rollback is the
+    services' own DEL, by attachment. So it must not run when a step answers ALREADY_EXISTS: that means that this very
+    attachment is there from an earlier ADD, whose address and record the steps before it have only found again.
 
     Raises:
         CniError: a step failed; the rollback is done, or its details say what of it is not.
@@ -77,9 +76,9 @@ def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
         try:
             answer = _step(service, invocation.request(result, context), caller, forward)
         except RpcError as error:
-            made_nothing = error.answered and error.status == ALREADY_EXISTS
-            undo = SERVICES[:number if made_nothing else number + 1][::-1]
-            failed = _each(undo, "Del", invocation.request(result, context), caller, deadline)
+            there_before = error.answered and error.status == ALREADY_EXISTS
+            undo = () if there_before else SERVICES[:number + 1][::-1]
+            failed = _each(undo, "Del", invocation.request(), caller, deadline)
             raise _report((service, error), failed, f"rolled back {_names(undo, failed)}") from None
         result, context = answer
     return result

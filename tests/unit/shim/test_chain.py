@@ -53,7 +53,7 @@ def test_an_add_is_undone_exactly_as_far_as_it_came(adds: dict[str, int], dels: 
         chain.add(INVOCATION, services, services.until)
     first = min(SERVICES.index(service) for service in adds)
     service, status = SERVICES[first], adds[SERVICES[first]]
-    undone = SERVICES[:first if status == ALREADY_EXISTS else first + 1][::-1]
+    undone = () if status == ALREADY_EXISTS else SERVICES[:first + 1][::-1]
     assert services.asked == [f"{s}.Add" for s in SERVICES[:first + 1]] + [f"{s}.Del" for s in undone]
     assert (caught.value.code, caught.value.message) == (CNI_CODE[status], f"{service}: {service} failed")
     for other in undone:
