@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the work is cancelled once, cleans up after itself, and is not disturbed while it does."""
+"""Ctrl-C, SIGTERM and a closed terminal: the work is cancelled once, and not disturbed while it cleans up."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ async def _guarded(work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
         caught.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) leaves SIGHUP
+            loop.add_signal_handler(number, stop, number)
     try:
         return await task
     except asyncio.CancelledError:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 import msgspec
 
 from muslin.cli.places import Places
 from muslin.cli.process import Process, this_process
-from muslin.errors import FailedPrecondition, IOFailure
+from muslin.errors import FailedPrecondition, IOFailure, Unavailable
 
 __all__ = ["Running", "UpLock", "running", "last_run"]
+
+DESCRIBED_SECONDS = 2.0
+"""Time between taking the lock and saying who did, at the most."""
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -44,6 +48,7 @@ class UpLock:
         try:
             for path in (places.run_lock, places.state_lock):
                 self._take(path)
+            os.ftruncate(self._files[0], 0)  # what it says is of the last one
         except BaseException:
             self.close()
             raise
@@ -63,9 +68,7 @@ class UpLock:
     def describe(self, node: str, etcd: str) -> None:
         """Say who holds the locks, in the run directory's."""
         data = msgspec.json.encode(Running(this_process(), str(self._places.state), node, etcd))
-        # Written in place: a rename would leave the lock on a file that no longer has the name.
-        os.ftruncate(self._files[0], 0)
-        os.pwrite(self._files[0], data, 0)
+        os.pwrite(self._files[0], data, 0)  # in place: after a rename the lock would be on a file without a name
 
     def close(self) -> None:
         """Release the locks. The files stay: removing one would let two processes lock two files of one name."""
@@ -75,21 +78,35 @@ class UpLock:
 
 
 def running(run: Path) -> Running | None:
-    """The `muslin up` that runs on a run directory, None if none does. Raises IOFailure."""
-    path = run / Places(run, run).run_lock.name
+    """The `muslin up` that runs on a run directory, None if none does.
+
+    Raises IOFailure if the lock can not be looked at, Unavailable if its holder does not say who it is.
+    """
+    path = Places(run, run).run_lock
+    deadline = time.monotonic() + DESCRIBED_SECONDS
+    while _is_locked(path):
+        if found := _describe(path):
+            return found
+        if time.monotonic() > deadline:
+            raise Unavailable(f"a process holds {path} and does not say who it is; see `fuser {path}`")
+        time.sleep(0.01)  # it has only just taken the lock
+    return None
+
+
+def _is_locked(path: Path) -> bool:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return False
     except OSError as error:
         raise IOFailure(f"{path}: {error.strerror}; muslin needs root") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _describe(path)
+        return True
     finally:
         os.close(handle)
-    return None
+    return False
 
 
 def last_run(run: Path) -> Running | None:

@@ -51,8 +51,8 @@ class _Group(click.Group):
         except Exception as error:
             from muslin.cli.interrupt import Interrupted
             from muslin.errors import MuslinError
-            if isinstance(error, MuslinError):
-                raise click.ClickException(error.message) from error
+            if isinstance(error, MuslinError | OSError):
+                raise click.ClickException(str(error)) from error
             if isinstance(error, Interrupted):
                 print(f"muslin: {error}", file=sys.stderr)
                 ctx.exit(error.exit_code)
@@ -160,7 +160,12 @@ def probe(watch: bool, run_dir: Path, output: str) -> NoReturn:
     """Probe the pods of kept plays again."""
     from muslin.cli import interrupt
     from muslin.cli.play import command
-    sys.exit(interrupt.run(command.probe(run_dir.absolute(), watch=watch, output=output)))
+    try:
+        sys.exit(interrupt.run(command.probe(run_dir.absolute(), watch=watch, output=output)))
+    except interrupt.Interrupted:
+        if not watch:
+            raise
+        sys.exit(0)
 
 
 @cli.command()

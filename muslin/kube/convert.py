@@ -15,7 +15,7 @@ def default_namespace() -> Namespace:
     """The namespace that exists without being declared."""
     manifest = (f'{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"labels": {{"{NAME_LABEL}": '
                 f'"{DEFAULT_NAMESPACE}"}}, "name": "{DEFAULT_NAMESPACE}"}}}}')
-    return Namespace(DEFAULT_NAMESPACE, manifest.encode(), Origin("built in", 1, 1))
+    return Namespace(DEFAULT_NAMESPACE, manifest.encode(), Origin("built in", 0, 0))
 
 
 def pod_message(pod: Pod, uid: str = "") -> endpoint_pb2.Pod:

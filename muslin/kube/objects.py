@@ -17,14 +17,14 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an object was written."""
+    """Where an object was written; ``document`` 0 is for what is in no file."""
 
     file: str
     document: int
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}, document {self.document}"
+        return f"{self.file}, document {self.document}" if self.document else self.file
 
     @property
     def place(self) -> str:

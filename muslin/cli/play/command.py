@@ -14,7 +14,7 @@ from muslin.cli.console import Console, fancy
 from muslin.cli.places import DEFAULT_RUN, Places
 from muslin.cli.play import cni, stage
 from muslin.cli.play.examine import examine
-from muslin.cli.play.flows import Finding, PlayedPort
+from muslin.cli.play.flows import Answer, Finding, Flow, PlayedPort
 from muslin.cli.play.matrix import Style, as_json, render, summary
 from muslin.cli.play.record import PlayedPod, Record, Records
 from muslin.errors import MuslinError, NotFound
@@ -109,9 +109,10 @@ async def probe(run: Path, *, watch: bool, output: str) -> int:
     """Probe all kept pods again; returns the exit code. With `watch`, until cancelled, showing each change."""
     console = Console()
     async with services(run) as up:
-        shown = ""
+        shown, said = "", dict[Flow, Answer]()
         while True:
-            match = await _examined(_kept_pods(up.places), up, console)
+            match = await _examined(_kept_pods(up.places), up, console, said)
+            said = {finding.flow: finding.said for finding in match.findings}
             text = match.json() if output == "json" else f"{match.matrix()}\n{match.summary()}"
             if text != shown:
                 console.result(f"{time.strftime('%H:%M:%S')}\n{text}\n" if watch and output == "text" else text)
@@ -128,5 +129,6 @@ def _kept_pods(places: Places) -> list[PlayedPod]:
     return [pod for record in records for pod in record.pods]
 
 
-async def _examined(pods: Sequence[PlayedPod], up: Services, console: Console) -> Match:
-    return Match({pod.key: pod.played_ports for pod in pods}, await examine(pods, up.answers, console))
+async def _examined(pods: Sequence[PlayedPod], up: Services, console: Console,
+                    before: Mapping[Flow, Answer] | None = None) -> Match:
+    return Match({pod.key: pod.played_ports for pod in pods}, await examine(pods, up.answers, console, before))

@@ -30,8 +30,12 @@ Explain = Callable[[Iterable[Flow]], Awaitable[Mapping[Flow, Answer]]]
 Probe = Callable[[Sequence[Flow], float], Awaitable[Mapping[Flow, Observation]]]
 
 
-async def examine(pods: Sequence[PlayedPod], explain: Explain, console: Console) -> list[Finding]:
-    """One finding for each flow between the pods, from real packets and from Explain."""
+async def examine(pods: Sequence[PlayedPod], explain: Explain, console: Console,
+                  before: Mapping[Flow, Answer] | None = None) -> list[Finding]:
+    """One finding for each flow between the pods, from real packets and from Explain.
+
+    `before` is what Explain said the last time, if these pods were examined a moment ago.
+    """
     raise_file_limit()
     places = {pod.key: pod for pod in pods}
     flows = flows_between({pod.key: pod.played_ports for pod in pods})
@@ -46,25 +50,28 @@ async def examine(pods: Sequence[PlayedPod], explain: Explain, console: Console)
         finally:
             stop.set()
 
-    return await compare(flows, explain, send)
+    return await compare(flows, explain, send, before or {})
 
 
-async def compare(flows: Sequence[Flow], explain: Explain, send: Probe) -> list[Finding]:
+async def compare(flows: Sequence[Flow], explain: Explain, send: Probe,
+                  before: Mapping[Flow, Answer]) -> list[Finding]:
     """Explain and probe all flows, and look again, a bounded number of times, where the two differ for a reason.
 
     There are two such reasons. Packets that were lost may have been lost to a busy machine: they are sent again with
-    more patience. And policy may have changed between question and packet: Explain is asked again, and where its
-    answer changed, the flow is sent again. Packets that passed where Explain says denied, and says so again, are never
-    sent again: once is a hole.
+    more patience. And policy may have changed around the packet: where Explain, asked again, answers otherwise, or its
+    answer is not that of a moment ago, the flow is sent again. Packets that passed where Explain says denied all along
+    are never sent again: once is a hole.
     """
     said = dict(await explain(flows))
+    moved = {flow for flow in said if flow in before and before[flow].allowed != said[flow].allowed}
     seen = dict(await send([flow for flow in flows if flow.port.protocol not in UNPROBED_PROTOCOLS], TIMEOUTS[0]))
     for timeout in TIMEOUTS[1:]:
         doubtful = [finding.flow for finding in judge(seen, said) if not finding.agree]
         if not doubtful:
             break
         now = await explain(doubtful)
-        changed = {flow for flow in doubtful if now[flow].allowed != said[flow].allowed}
+        changed = moved | {flow for flow in doubtful if now[flow].allowed != said[flow].allowed}
+        moved = set()
         said.update(now)
         again = [finding.flow for finding in judge(seen, {flow: said[flow] for flow in doubtful})
                  if not finding.agree and (finding.seen.packet is Packet.LOST or finding.flow in changed)]

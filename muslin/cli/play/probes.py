@@ -23,7 +23,7 @@ from muslin.errors import IOFailure
 
 __all__ = ["Route", "probe"]
 
-WINDOW = 400
+WINDOW = 1000
 """Flows in flight at once: what one core answers within a fraction of the timeout."""
 UDP_SENDS = 3
 """Datagrams sent within the timeout before a UDP flow counts as lost."""

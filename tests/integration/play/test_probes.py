@@ -91,17 +91,17 @@ def test_a_sender_without_a_route_is_cut_off(link: tuple[Path, Path]) -> None:
 
 def test_many_flows_at_once(link: tuple[Path, Path]) -> None:
     """More flows than are in flight at a time, half of them lost, and none mixed up."""
-    ports = [PlayedPort("TCP", 10_000 + number) for number in range(600)]
+    ports = [PlayedPort("TCP", 10_000 + number) for number in range(800)]
     with listen(link[1], "t/b", [*ports, SHUT]) as process:
         routes = [Route(Flow("t/a", "t/b", port), str(link[0]), "10.9.0.2") for port in ports]
         routes += [Route(Flow(f"t/a{number}", "t/b", SHUT), str(link[0]), "10.9.0.2")
-                   for number in range(600)]
+                   for number in range(800)]
         told: list[int] = []
         seen = probe(routes, 0.5, progress=told.append)
         process.terminate()
     assert {flow.port != SHUT: seen[flow].packet for flow in seen} == {True: Packet.PASSED, False: Packet.LOST}
-    assert told[-1] == len(seen) == 1200
-    assert sum(item.packet is Packet.PASSED for item in seen.values()) == 600
+    assert told[-1] == len(seen) == 1600
+    assert sum(item.packet is Packet.PASSED for item in seen.values()) == 800
 
 
 def test_kept_listeners_outlive_their_standard_input(link: tuple[Path, Path]) -> None:

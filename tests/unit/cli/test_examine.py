@@ -47,13 +47,22 @@ class Table:
 ])
 async def test_rounds(said: list[Answer], seen: list[Observation], agree: bool, rounds: int) -> None:
     table = Table(said, seen)
-    [finding] = await compare([FLOW], table.explain, table.send)
+    [finding] = await compare([FLOW], table.explain, table.send, {})
     assert finding.agree is agree
     assert table.sent == list(TIMEOUTS[:rounds])
 
 
+@pytest.mark.parametrize(("seen", "agree"), [([PASSED, LOST], True), ([PASSED, PASSED], False)])
+async def test_a_policy_that_was_just_tightened_gets_a_second_look(seen: list[Observation], agree: bool) -> None:
+    """Explain knows of it a moment before the kernel does; a hole that stays is one all the same."""
+    table = Table([NO], seen)
+    [finding] = await compare([FLOW], table.explain, table.send, {FLOW: YES})
+    assert finding.agree is agree
+    assert len(table.sent) == 2
+
+
 async def test_sctp_is_not_sent() -> None:
     table = Table([YES], [PASSED])
-    found = {finding.flow: finding for finding in await compare([FLOW, SCTP], table.explain, table.send)}
+    found = {finding.flow: finding for finding in await compare([FLOW, SCTP], table.explain, table.send, {})}
     assert found[SCTP].seen.packet is Packet.UNPROBED
     assert found[FLOW].seen.packet is Packet.PASSED
