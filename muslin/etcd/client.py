@@ -58,6 +58,11 @@ class Etcd:
         await self._cluster.aclose()
         self._admin.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: from then on every call raises Unavailable."""
+        return self._cluster.closed
+
     async def get(self, key: str, *, timeout: float | None = None) -> KeyValue | None:
         """The record of a key, None if there is none. Linearizable: it sees every write that was answered before."""
         response = await self._range(wire.range_request(wire.encode(key)), f"get {key}", timeout)

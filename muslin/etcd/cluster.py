@@ -175,7 +175,7 @@ class Cluster:
         if current is not None and current.up:
             return current
         if self.closed:
-            raise Unavailable(f"the client of etcd at {self.names} is closed")
+            raise self._closing()
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="etcd-connect")
         try:
@@ -185,6 +185,14 @@ class Cluster:
             reasons = [reason for connection in self._order if (reason := await connection.trouble())]
             raise Unavailable(f"no etcd member could be reached at {self.names} within {timeout:.3g} s"
                               f"{': ' if reasons else ''}{'; '.join(reasons)}") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.closed and task is not None and not task.cancelling():
+                raise self._closing() from None  # the search was cancelled, not the caller
+            raise
+
+    def _closing(self) -> Unavailable:
+        return Unavailable(f"the client of etcd at {self.names} is closed")
 
     def avoid(self, connection: Connection) -> None:
         """A call on this member failed: prefer the others from now on."""

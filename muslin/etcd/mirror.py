@@ -114,7 +114,11 @@ class Mirror:
                 self._waiting.remove(entry)
 
     async def run(self) -> None:
-        """Follow the store until cancelled. Etcd being away is waited out; what etcd forbids is raised."""
+        """Follow the store until cancelled.
+
+        Etcd being away is waited out. Raises what etcd forbids (Denied), and Unavailable or Cancelled once the client
+        is closed.
+        """
         backoff = Backoff()
         while True:
             snapshot = await self._list()
@@ -141,6 +145,8 @@ class Mirror:
             try:
                 return await self._etcd.range(self._prefix)
             except (Unavailable, TimedOut, Compacted) as error:  # Compacted: between two pages
+                if self._etcd.closed:
+                    raise
                 log.warning("etcd mirror can not list prefix=%s error=%s", self._prefix, error)
                 self._trouble = error.message
             await asyncio.sleep(backoff.next())

@@ -9,6 +9,7 @@ import pytest
 
 from muslin.errors import Cancelled, Compacted, InvalidArgument, NotFound, TimedOut, Unavailable
 from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, absent, unchanged
+from muslin.etcd.mirror import Mirror
 from tests.support.etcd import EtcdServer
 from tests.support.etcd_faults import Recorder, history, more, until, writing
 
@@ -209,6 +210,17 @@ async def test_closing_ends_what_is_going_on(server: EtcdServer, prefix: str) ->
     with pytest.raises(Unavailable, match="closed"):
         await etcd.get(prefix + "a")
     server.thaw()
+
+
+async def test_closing_ends_waiting_for_a_server_too() -> None:
+    etcd = Etcd(["127.0.0.1:1"], timeout=60)
+    getting = asyncio.create_task(etcd.get("/a"))
+    mirroring = asyncio.create_task(Mirror(etcd, "/a").run())
+    await asyncio.sleep(0.1)  # until they wait
+    async with asyncio.timeout(2):
+        await etcd.aclose()
+        results = await asyncio.gather(getting, mirroring, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
 
 
 async def test_a_write_without_an_answer_is_called_unknown_and_sent_once(server: EtcdServer, prefix: str) -> None:
