@@ -99,12 +99,6 @@ class View:
             return Known(None, 0)
         return Known(_decoded(Handle, record), record.mod_revision)
 
-    def handles(self) -> Iterator[Handle]:
-        """All handles of the mirror that decode, sorted by key."""
-        for key in sorted(key for key in self._stored if key.startswith(keys.IPAM_HANDLES)):
-            if (record := self._effective(key)) and (handle := _decoded(Handle, record)):
-                yield handle
-
     def changed(self, touched: Iterable[str], revision: int) -> None:
         """The mirror has reached a revision; these keys have changed."""
         # A store whose revision goes back is another store (restored, or made anew): nothing seen before counts.

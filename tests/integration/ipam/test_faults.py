@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from muslin.errors import Exhausted, MuslinError, TimedOut
+from muslin.errors import Exhausted, MuslinError, TimedOut, Unavailable
 from muslin.etcd import Etcd
 from tests.integration.ipam.clients import Client, identity, persist
 from tests.support import ipam_invariants
@@ -62,6 +62,35 @@ async def test_killed_again_and_again(etcd: EtcdServer) -> None:
                 for turn in range(6):
                     await client.release(number * 100 + turn)
             await ipam_invariants.check(store, {})
+
+
+async def test_started_before_its_store(etcd: EtcdServer) -> None:
+    """Until it has read the store it says that it is not ready; then it serves. It can be stopped all the time."""
+    etcd.kill()
+    service = Service("ipam", "--etcd", etcd.endpoint)
+    try:
+        service.launch()
+        async with Client(service.target) as client:
+            with pytest.raises(Unavailable, match="has not been read yet"):
+                await persist_until_it_listens(client)
+            assert await asyncio.to_thread(service.terminate) == 0
+            service.launch()
+            await asyncio.to_thread(etcd.start)
+            assert await persist(partial(client.assign, 1))
+    finally:
+        service.stop()
+
+
+async def persist_until_it_listens(client: Client) -> None:
+    """Ask until the answer is the service's own, not that there is nobody."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await client.assign(1)
+            except Unavailable as problem:
+                if "connect" not in problem.message:
+                    raise
+            await asyncio.sleep(0.02)
 
 
 async def test_etcd_killed_while_adding(etcd: EtcdServer) -> None:
