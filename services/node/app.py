@@ -60,6 +60,8 @@ class NodeApp(rpc.App):
         """
         self._readiness = readiness
         kernel = readiness.part("kernel")
+        for name in await self._kernel.remove_unfinished():
+            log.info("removed veth %s, which an earlier run did not finish", name)
         for attachment, link in (await self._kernel.owned()).items():
             self.attachments.add(attachment, link.name)
         await self._enforcer.start(Claim(a, interface) for a, interface in self.attachments.interfaces.items())

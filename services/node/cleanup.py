@@ -19,7 +19,7 @@ from services.node.netlink import links
 from services.node.netlink.connection import Connection
 from services.node.nft.connection import Nftables
 from services.node.nft.messages import delete_table
-from services.node.wiring import DELETION_GROUP
+from services.node.wiring import DELETION_GROUP, remove_unfinished
 
 
 def clean(prefix: str = "") -> list[str]:
@@ -36,6 +36,7 @@ def clean(prefix: str = "") -> list[str]:
             connection.request([links.set_link(link.index, group=DELETION_GROUP) for link in ours])
             connection.request([links.delete_group(DELETION_GROUP)])
         removed += [f"link {link.name} ({link.alias})" for link in ours]
+        removed += [f"link {name} (unfinished)" for name in remove_unfinished(connection)]
     with Nftables() as nft:
         try:
             nft.commit([delete_table(names.TABLE)])

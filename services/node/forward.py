@@ -7,7 +7,7 @@ request id and everything a caller put into metadata; status, message and traili
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -19,7 +19,8 @@ from muslin.rpc.identity import NODE_METADATA
 
 __all__ = ["PACKAGES", "Forwarder"]
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:  # the class takes parameters in its stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 PACKAGES = {"ipam": "muslin.ipam.v1", "endpoint": "muslin.endpoint.v1", "policy": "muslin.policy.v1"}

@@ -15,7 +15,7 @@ from services.node import metrics
 from services.node.attachment import Attachment
 from services.node.netlink.connection import Connection
 from services.node.netlink.links import Link
-from services.node.wiring import Wired, Wiring, owned_links, unwire, wire
+from services.node.wiring import Wired, Wiring, owned_links, remove_unfinished, unwire, wire
 
 __all__ = ["Kernel"]
 
@@ -57,6 +57,10 @@ class Kernel:
     async def owned(self) -> dict[Attachment, Link]:
         """The host ends that are ours. Raises KernelError."""
         return await self._run(self._threads, owned_links)
+
+    async def remove_unfinished(self) -> list[str]:
+        """Delete what a killed daemon was making; gives the names. Raises KernelError."""
+        return await self._run(self._threads, remove_unfinished)
 
     async def wire(self, wiring: Wiring) -> Wired:
         """Wire a pod. Raises as wiring.wire does; if it is cancelled, the pod may be wired all the same."""

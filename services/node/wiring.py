@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,12 @@ HOST_SETTINGS = {
     "route_localnet": 1,  # destination-translated traffic may end at 127.0.0.0/8; all other is dropped by our rules
 }
 """IPv4 settings of the host end."""
+
+UNFINISHED_PREFIX = "mus-"
+"""Begins the name of a veth in the making. No finished one has such a name: theirs end in 11 hexadecimal digits.
+
+The kernel can not be told the owner of a link while it is made, only after. A link gets its name and its owner in one
+request, so one that has its name has its owner, even if the daemon is killed between any two requests."""
 
 DELETION_GROUP = 0x6D75736C
 """Link group that host ends are put into to be deleted together."""
@@ -85,9 +92,9 @@ def ipv4_addresses(values: Sequence[str]) -> tuple[ipaddress.IPv4Address, ...]:
 
 
 def host_requests(wiring: Wiring, index: int) -> list[Request]:
-    """What makes the new host end ours, up and routed to."""
+    """What brings the host end up and routes to it."""
     requests = [
-        links.set_link(index, up=True, alias=wiring.attachment.alias, inet=HOST_SETTINGS),
+        links.set_link(index, up=True, inet=HOST_SETTINGS),
         network.set_neighbour_table(index, proxy_delay=0),
     ]
     for address in wiring.addresses:
@@ -113,7 +120,7 @@ def replaceable(existing: Link, attachment: Attachment) -> bool:
     """Whether a link that has the name we need may be deleted for it.
 
     A name follows from the pod, so the link is what an earlier container of the same pod left, or an earlier try of
-    this one, or an interrupted one (a veth without alias). Anything else is somebody's.
+    this one, or one whose owner was wiped out. Anything else is somebody's.
     """
     if existing.kind != "veth":
         return False
@@ -136,11 +143,9 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
     except OSError as error:
         raise IOFailure(f"CNI_NETNS {wiring.netns}: {error.strerror}") from error
     try:
-        _create(host, pod, wiring, namespace)
-        made = links.get(host, wiring.host_interface)
-        if made is None:
-            raise KernelError(errno.ENODEV, f"veth {wiring.host_interface} vanished while it was set up")
+        made = _create(host, wiring, namespace)
         try:
+            _claim(host, wiring, made.index)
             host.request(host_requests(wiring, made.index))
             pod.request(pod_requests(wiring, made.peer_index))
         except BaseException:
@@ -152,28 +157,48 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
         pod.close()
 
 
-def _create(host: Connection, pod: Connection, wiring: Wiring, namespace: int) -> None:
-    ifname = wiring.attachment.ifname
-    request = links.create_veth(wiring.host_interface, HOST_MAC, ifname, wiring.mac, wiring.mtu, namespace)
+def _create(host: Connection, wiring: Wiring, namespace: int) -> Link:
+    """Make the veth under a name of its own. The pod's name for it must be free: if it is not, the pod is wired."""
+    ifname, name = wiring.attachment.ifname, UNFINISHED_PREFIX + secrets.token_hex(5)
     try:
-        host.request([request])
+        host.request([links.create_veth(name, HOST_MAC, ifname, wiring.mac, wiring.mtu, namespace)])
     except KernelError as error:
         if error.errno in (errno.EINVAL, errno.ERANGE):
             raise InvalidArgument(f"the kernel refuses the interface, check mtu and CNI_IFNAME: {error}") from error
+        if error.errno == errno.EEXIST:
+            raise AlreadyExists(f"interface {ifname} exists in {wiring.netns}: DEL it first, or use another "
+                                "CNI_IFNAME") from error
+        raise
+    if (made := links.get(host, name)) is None:
+        raise KernelError(errno.ENODEV, f"veth {name} vanished while it was set up")
+    return made
+
+
+def _claim(host: Connection, wiring: Wiring, index: int) -> None:
+    """Give the host end its name and its owner at once; what an earlier container of the pod left gives way."""
+    request = links.set_link(index, name=wiring.host_interface, alias=wiring.attachment.alias)
+    try:
+        host.request([request])
+    except KernelError as error:
         if error.errno != errno.EEXIST:
             raise
-    else:
-        return
-    # Which of the two names is taken? The pod's first: if it is wired, nothing of it may be touched.
-    if links.get(pod, ifname) is not None:
-        raise AlreadyExists(f"interface {ifname} exists in {wiring.netns}: DEL it first, or use another CNI_IFNAME")
-    existing = links.get(host, wiring.host_interface)
-    if existing is not None:
-        if not replaceable(existing, wiring.attachment):
-            raise AlreadyExists(f"host interface {existing.name} exists and is not ours (kind {existing.kind or '-'}, "
-                                f"alias {existing.alias or '-'}): rename or delete it")
-        _delete(host, existing.index)
-    host.request([request])
+        existing = links.get(host, wiring.host_interface)
+        if existing is not None:
+            if not replaceable(existing, wiring.attachment):
+                raise AlreadyExists(f"host interface {existing.name} exists and is not ours (kind "
+                                    f"{existing.kind or '-'}, alias {existing.alias or '-'}): rename or delete it"
+                                    ) from error
+            _delete(host, existing.index)
+        host.request([request])
+
+
+def remove_unfinished(host: Connection) -> list[str]:
+    """Delete the veths that a killed daemon was making; gives their names. For start-up, before anything is made."""
+    found = [link for link in links.listing(host, "veth")
+             if link.name.startswith(UNFINISHED_PREFIX) and not link.alias]
+    for link in found:
+        _delete(host, link.index)
+    return [link.name for link in found]
 
 
 def unwire(host: Connection, owned: Sequence[tuple[Attachment, str]]) -> list[str]:

@@ -49,7 +49,7 @@ def variant_chain(policy: str, stage: str) -> str:
 
 def stage_chain(direction: Direction, tiers: tuple[tuple[str, ...], ...], profiles: tuple[str, ...]) -> str:
     """Chain that evaluates a tier, or the profiles when no tier is left; shared by all endpoints it is the same for."""
-    return f"{direction.value}-{digest(tiers, profiles)}"
+    return f"{direction.value}-{digest(direction.value, tiers, profiles)}"
 
 
 def group_set(group: str, kind: str, family: int) -> str:

@@ -74,13 +74,17 @@ def create_veth(host: str, host_mac: str, peer: str, peer_mac: str, mtu: int, na
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make veth {host} with {peer}")
 
 
-def set_link(index: int, *, up: bool = False, alias: str | None = None, group: int | None = None,
-             inet: Mapping[str, int] | None = None) -> Request:
-    """Change an existing link: bring it up, name its owner, put it into a group, IPv4 settings of INET_SETTINGS.
+def set_link(index: int, *, up: bool = False, name: str | None = None, alias: str | None = None,
+             group: int | None = None, inet: Mapping[str, int] | None = None) -> Request:
+    """Change an existing link: bring it up, rename it, name its owner, put it into a group, IPv4 settings of
+    INET_SETTINGS.
 
-    The settings travel in IFLA_AF_SPEC, which spares a write to /proc for each.
+    The settings travel in IFLA_AF_SPEC, which spares a write to /proc for each. EEXIST if the name is taken; the
+    kernel tries that first, so nothing else of the request is done then.
     """
     body = _ifinfo(index, IFF_UP if up else 0, IFF_UP if up else 0)
+    if name is not None:
+        body += text(_IFLA_IFNAME, name)
     if alias is not None:
         body += attribute(_IFLA_IFALIAS, alias.encode())
     if group is not None:

@@ -1,0 +1,155 @@
+"""A host and its pods for tests: namespaces wired by the node's own code, and probes with real packets."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muslin import netns
+from services.node.attachment import Attachment
+from services.node.enforce import table
+from services.node.enforce.parts import Owner
+from services.node.enforce.program import Action, Endpoint, Group, Kind, Policy, Rule, Update, member
+from services.node.enforce.state import Claim, Event, State, applied
+from services.node.netlink.connection import Connection
+from services.node.nft.connection import Nftables
+from services.node.wiring import Wiring, wire
+from tests.support.netns import command, namespace
+
+PREFIXES = ("cali", "mus")
+NETWORK = ipaddress.IPv4Address("192.168.7.0")
+ALLOW_ALL = Policy("profile/all", "all", ingress=(Rule(Action.ALLOW),), egress=(Rule(Action.ALLOW),))
+
+
+@dataclass
+class Pod:
+    """A wired pod."""
+
+    name: str
+    netns: Path
+    attachment: Attachment
+    interface: str
+    address: str
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def endpoint(self, *, ingress: Iterable[Iterable[str]] = (), egress: Iterable[Iterable[str]] = (),
+                 profiles: Iterable[str] = ("profile/all",)) -> Endpoint:
+        """Its endpoint in a program."""
+        return Endpoint(self.attachment, self.interface, (ipaddress.ip_address(self.address),),
+                        tuple(map(tuple, ingress)), tuple(map(tuple, egress)), tuple(profiles), f"test/{self.name}")
+
+    def listen(self, port: int, kind: int = socket.SOCK_STREAM) -> None:
+        """Answer on a port until the world ends: accept TCP, echo UDP."""
+        server = netns.open_socket(self.netns, socket.AF_INET, kind)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("0.0.0.0", port))
+        self.sockets.append(server)
+        if kind == socket.SOCK_STREAM:
+            server.listen(64)
+        else:
+            threading.Thread(target=_echo, args=(server,), daemon=True).start()
+
+
+def _echo(server: socket.socket) -> None:
+    while True:
+        try:
+            data, peer = server.recvfrom(2048)
+            server.sendto(data, peer)
+        except OSError:
+            return
+
+
+@dataclass
+class World:
+    """A namespace that stands for the host, its pods, and what is enforced."""
+
+    host: Path
+    links: Connection
+    nft: Nftables
+    pods: dict[str, Pod]
+    state: State = field(default_factory=State)
+    claim: bool = True
+
+    def apply(self, *events: Event) -> None:
+        """Take events and commit the difference, as the daemon does."""
+        old = self.state
+        changed: set[Owner] = set()
+        for event in events:
+            self.state, owners = applied(self.state, event)
+            changed |= owners
+        self.nft.commit(table.transition((old.parts[o] for o in changed if o in old.parts),
+                                         (self.state.parts[o] for o in changed if o in self.state.parts)))
+
+    def replace(self) -> None:
+        """Commit the whole table anew."""
+        self.nft.commit(table.replacement(self.state.parts.values(), PREFIXES))
+
+    def enforce(self, *endpoints: Endpoint, policies: Iterable[Policy] = (), groups: Iterable[Group] = ()) -> None:
+        """Put a snapshot in force."""
+        self.apply(Update(self.state.program.revision + 1, snapshot=True, groups=tuple(groups),
+                          policies=(ALLOW_ALL, *policies), endpoints=endpoints))
+
+    def listing(self) -> str:
+        """What nft(8) prints."""
+        return command(self.host, "nft", "list", "table", "inet", "muslin")
+
+
+@contextmanager
+def world(*pods: str) -> Iterator[World]:
+    """A host with these pods wired, and a table that knows them and allows them nothing yet."""
+    with ExitStack() as stack:
+        host = stack.enter_context(namespace("host"))
+        links = stack.enter_context(Connection(host))
+        nft = stack.enter_context(Nftables(host))
+        made = World(host, links, nft, {})
+        made.replace()
+        for number, name in enumerate(pods, 1):
+            path = stack.enter_context(namespace(name))
+            pod = Pod(name, path, Attachment("net", f"container-{name}", "eth0"), f"mus{name}", str(NETWORK + number))
+            wire(links, Wiring(pod.attachment, str(path), pod.interface, f"02:00:00:00:00:{number:02x}",
+                               (ipaddress.IPv4Address(pod.address),)))
+            made.pods[name] = pod
+            made.apply(Claim(pod.attachment, pod.interface))
+        try:
+            yield made
+        finally:
+            for pod in made.pods.values():
+                for each in pod.sockets:
+                    each.close()
+
+
+def reaches(source: Path, address: str, port: int, *, timeout: float = 0.5, bind: str = "") -> bool:
+    """Whether a TCP connection from that namespace comes about in time. A refusal counts: it came from there."""
+    with netns.open_socket(source, socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.settimeout(timeout)
+        if bind:
+            client.bind((bind, 0))
+        try:
+            client.connect((address, port))
+        except TimeoutError:
+            return False
+        except ConnectionRefusedError:
+            return True
+        return True
+
+
+def echoes(source: Path, address: str, port: int, *, timeout: float = 0.5) -> bool:
+    """Whether a UDP datagram from that namespace is answered in time."""
+    with netns.open_socket(source, socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(timeout)
+        client.connect((address, port))
+        try:
+            client.send(b"?")
+            return client.recv(16) == b"?"
+        except (TimeoutError, ConnectionRefusedError):
+            return False
+
+
+def group(name: str, kind: Kind, *members: str) -> Group:
+    """A group of these members."""
+    return Group(name, kind).altered(frozenset(map(member, members)), frozenset())
