@@ -76,8 +76,7 @@ def create_veth(host: str, host_mac: str, peer: str, peer_mac: str, mtu: int, na
 
 def set_link(index: int, *, up: bool = False, name: str | None = None, alias: str | None = None,
              group: int | None = None, inet: Mapping[str, int] | None = None) -> Request:
-    """Change an existing link: bring it up, rename it, name its owner, put it into a group, IPv4 settings of
-    INET_SETTINGS.
+    """Change an existing link: up, its name, its owner (alias), its group, IPv4 settings of INET_SETTINGS.
 
     The settings travel in IFLA_AF_SPEC, which spares a write to /proc for each. EEXIST if the name is taken; the
     kernel tries that first, so nothing else of the request is done then.
