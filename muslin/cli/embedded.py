@@ -38,6 +38,8 @@ class Options:
     pool: str = ""
     """CIDR of the default pool, made if there is none; empty leaves it to the address manager."""
     log_level: str = "info"
+    temporary: bool = False
+    """The state directory goes with `muslin down`."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ async def up(places: Places, options: Options, report: Callable[[str], None]) ->
     try:
         ports = _etcd_ports(places)
         running = Up(f"127.0.0.1:{ports.client}", Supervisor(report))
-        lock.describe(options.node, running.etcd)
+        lock.describe(options.node, running.etcd, temporary=options.temporary)
         began = time.monotonic()
         try:
             async with asyncio.timeout(START_SECONDS):

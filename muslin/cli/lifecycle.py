@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -77,6 +78,8 @@ async def down(run: Path, state: Path | None) -> None:
             raise TimedOut(f"muslin up (process {holder.process.pid}) holds {run} still; end it by hand")
         did.append(f"stopped muslin up (process {holder.process.pid})")
     await asyncio.to_thread(clean_kernel)
+    if before and before.temporary and places.state == Path(before.state):
+        shutil.rmtree(places.state, ignore_errors=True)
     console.result("muslin is down" + (f": {', '.join(did)}" if did else "; there was nothing to stop"))
 
 

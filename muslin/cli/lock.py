@@ -28,6 +28,8 @@ class Running(msgspec.Struct, frozen=True):
     node: str
     etcd: str
     """`host:port` of the embedded etcd."""
+    temporary: bool = False
+    """The state directory is to be removed with everything else, as a demo's is."""
 
 
 class UpLock:
@@ -65,9 +67,9 @@ class UpLock:
             raise FailedPrecondition(f"muslin is up already on {path.parent}{whose}; "
                                      "stop it with: muslin down") from None
 
-    def describe(self, node: str, etcd: str) -> None:
+    def describe(self, node: str, etcd: str, *, temporary: bool = False) -> None:
         """Say who holds the locks, in the run directory's."""
-        data = msgspec.json.encode(Running(this_process(), str(self._places.state), node, etcd))
+        data = msgspec.json.encode(Running(this_process(), str(self._places.state), node, etcd, temporary))
         os.pwrite(self._files[0], data, 0)  # in place: after a rename the lock would be on a file without a name
 
     def close(self) -> None:
