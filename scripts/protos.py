@@ -16,6 +16,7 @@ import importlib.util
 import re
 import shutil
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
