@@ -38,8 +38,10 @@ def run_protoc(*arguments: str) -> None:
 
 
 def outputs(directory: Path) -> list[str]:
-    """Protoc's flags for messages, services and the type stubs of both."""
-    return [f"--{plugin}_out={directory}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    """protoc's flags for messages, services and the type stubs of both."""
+    scripts = sysconfig.get_path("scripts")  # the environment need not be on the PATH
+    return [*(f"--plugin=protoc-gen-{plugin}={scripts}/protoc-gen-{plugin}" for plugin in ("mypy", "mypy_grpc")),
+            *(f"--{plugin}_out={directory}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc"))]
 
 
 def rewrite_imports(directory: Path, pattern: str, replacement: str) -> None:

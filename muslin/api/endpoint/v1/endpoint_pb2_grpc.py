@@ -318,6 +318,31 @@ class EndpointsStub:
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsRequest.SerializeToString,
                 response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsResponse.FromString,
                 _registered_method=True)
+        self.ApplyNamespaces = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/ApplyNamespaces',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNamespacesRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNamespacesResponse.FromString,
+                _registered_method=True)
+        self.DeleteNamespaces = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/DeleteNamespaces',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNamespacesRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNamespacesResponse.FromString,
+                _registered_method=True)
+        self.ApplyNodes = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/ApplyNodes',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNodesRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNodesResponse.FromString,
+                _registered_method=True)
+        self.DeleteNodes = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/DeleteNodes',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesResponse.FromString,
+                _registered_method=True)
+        self.WatchInventory = channel.unary_stream(
+                '/muslin.endpoint.v1.Endpoints/WatchInventory',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryResponse.FromString,
+                _registered_method=True)
 
 
 class EndpointsServicer:
@@ -368,6 +393,41 @@ class EndpointsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyNamespaces(self, request, context):
+        """ApplyNamespaces creates or updates namespaces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNamespaces(self, request, context):
+        """DeleteNamespaces forgets namespaces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyNodes(self, request, context):
+        """ApplyNodes creates or updates nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNodes(self, request, context):
+        """DeleteNodes forgets nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchInventory(self, request, context):
+        """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EndpointsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -400,6 +460,31 @@ def add_EndpointsServicer_to_server(servicer, server):
                     servicer.ListPods,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsRequest.FromString,
                     response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsResponse.SerializeToString,
+            ),
+            'ApplyNamespaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyNamespaces,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNamespacesRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNamespacesResponse.SerializeToString,
+            ),
+            'DeleteNamespaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNamespaces,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNamespacesRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNamespacesResponse.SerializeToString,
+            ),
+            'ApplyNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyNodes,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNodesRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNodesResponse.SerializeToString,
+            ),
+            'DeleteNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNodes,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesResponse.SerializeToString,
+            ),
+            'WatchInventory': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchInventory,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -565,6 +650,141 @@ class Endpoints:
             '/muslin.endpoint.v1.Endpoints/ListPods',
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsRequest.SerializeToString,
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyNamespaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/ApplyNamespaces',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNamespacesRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNamespaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/DeleteNamespaces',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNamespacesRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/ApplyNodes',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNodesRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ApplyNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/DeleteNodes',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchInventory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/WatchInventory',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -131,6 +131,16 @@ class EndpointsStub:
     """DeletePods forgets pods; records live until the runtime's DEL."""
     ListPods: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ListPodsRequest, _endpoint_pb2.ListPodsResponse]
     """ListPods returns the known pods."""
+    ApplyNamespaces: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNamespacesRequest, _endpoint_pb2.ApplyNamespacesResponse]
+    """ApplyNamespaces creates or updates namespaces."""
+    DeleteNamespaces: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNamespacesRequest, _endpoint_pb2.DeleteNamespacesResponse]
+    """DeleteNamespaces forgets namespaces."""
+    ApplyNodes: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNodesRequest, _endpoint_pb2.ApplyNodesResponse]
+    """ApplyNodes creates or updates nodes."""
+    DeleteNodes: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNodesRequest, _endpoint_pb2.DeleteNodesResponse]
+    """DeleteNodes forgets nodes."""
+    WatchInventory: _grpc.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]
+    """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
 @_typing.type_check_only
 class EndpointsAsyncStub(EndpointsStub):
@@ -153,6 +163,16 @@ class EndpointsAsyncStub(EndpointsStub):
     """DeletePods forgets pods; records live until the runtime's DEL."""
     ListPods: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ListPodsRequest, _endpoint_pb2.ListPodsResponse]  # type: ignore[assignment]
     """ListPods returns the known pods."""
+    ApplyNamespaces: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNamespacesRequest, _endpoint_pb2.ApplyNamespacesResponse]  # type: ignore[assignment]
+    """ApplyNamespaces creates or updates namespaces."""
+    DeleteNamespaces: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNamespacesRequest, _endpoint_pb2.DeleteNamespacesResponse]  # type: ignore[assignment]
+    """DeleteNamespaces forgets namespaces."""
+    ApplyNodes: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNodesRequest, _endpoint_pb2.ApplyNodesResponse]  # type: ignore[assignment]
+    """ApplyNodes creates or updates nodes."""
+    DeleteNodes: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNodesRequest, _endpoint_pb2.DeleteNodesResponse]  # type: ignore[assignment]
+    """DeleteNodes forgets nodes."""
+    WatchInventory: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]  # type: ignore[assignment]
+    """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
 class EndpointsServicer(metaclass=_abc_1.ABCMeta):
     """Endpoints is the endpoint service's own API."""
@@ -208,5 +228,45 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.ListPodsResponse, _abc.Awaitable[_endpoint_pb2.ListPodsResponse]]:
         """ListPods returns the known pods."""
+
+    @_abc_1.abstractmethod
+    def ApplyNamespaces(
+        self,
+        request: _endpoint_pb2.ApplyNamespacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.ApplyNamespacesResponse, _abc.Awaitable[_endpoint_pb2.ApplyNamespacesResponse]]:
+        """ApplyNamespaces creates or updates namespaces."""
+
+    @_abc_1.abstractmethod
+    def DeleteNamespaces(
+        self,
+        request: _endpoint_pb2.DeleteNamespacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.DeleteNamespacesResponse, _abc.Awaitable[_endpoint_pb2.DeleteNamespacesResponse]]:
+        """DeleteNamespaces forgets namespaces."""
+
+    @_abc_1.abstractmethod
+    def ApplyNodes(
+        self,
+        request: _endpoint_pb2.ApplyNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.ApplyNodesResponse, _abc.Awaitable[_endpoint_pb2.ApplyNodesResponse]]:
+        """ApplyNodes creates or updates nodes."""
+
+    @_abc_1.abstractmethod
+    def DeleteNodes(
+        self,
+        request: _endpoint_pb2.DeleteNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.DeleteNodesResponse, _abc.Awaitable[_endpoint_pb2.DeleteNodesResponse]]:
+        """DeleteNodes forgets nodes."""
+
+    @_abc_1.abstractmethod
+    def WatchInventory(
+        self,
+        request: _endpoint_pb2.WatchInventoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_endpoint_pb2.WatchInventoryResponse], _abc.AsyncIterator[_endpoint_pb2.WatchInventoryResponse]]:
+        """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
 def add_EndpointsServicer_to_server(servicer: EndpointsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from muslin.api.cni.v1 import cni_pb2 as _cni_pb2
 import builtins as _builtins
 import sys
@@ -33,18 +34,36 @@ class Pool(_message.Message):
     DISABLED_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    NODE_SELECTOR_FIELD_NUMBER: _builtins.int
+    NAMESPACE_SELECTOR_FIELD_NUMBER: _builtins.int
+    COOL_DOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    COOLING_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique name, a DNS label."""
     cidr: _builtins.str
     """The range in CIDR notation, host bits zero."""
     block_size: _builtins.int
-    """Prefix length of its blocks, 20 to 32; 0 means 26."""
+    """Prefix length of its blocks, 20 to 32 (IPv6: 116 to 128); 0 means 26 (122)."""
     disabled: _builtins.bool
     """A disabled pool serves no new address; what it gave stays valid."""
     used: _builtins.int
     """Addresses in use (output only)."""
     size: _builtins.int
-    """Addresses in the pool (output only)."""
+    """Addresses in the pool (output only); the largest number there is if more."""
+    node_selector: _builtins.str
+    """Selector on labels of nodes that the pool serves; empty for all."""
+    namespace_selector: _builtins.str
+    """Selector on labels of namespaces that the pool serves; empty for all."""
+    cool_down_seconds: _builtins.int
+    """Seconds for which a freed address is not given again, 0 to 1200; 30 if unset."""
+    cooling: _builtins.int
+    """Addresses cooling down (output only)."""
+    reserved: _builtins.int
+    """Addresses that are reserved (output only)."""
+    blocks: _builtins.int
+    """Blocks cut from it (output only)."""
     def __init__(
         self,
         *,
@@ -54,14 +73,80 @@ class Pool(_message.Message):
         disabled: _builtins.bool = ...,
         used: _builtins.int = ...,
         size: _builtins.int = ...,
+        node_selector: _builtins.str = ...,
+        namespace_selector: _builtins.str = ...,
+        cool_down_seconds: _builtins.int | None = ...,
+        cooling: _builtins.int = ...,
+        reserved: _builtins.int = ...,
+        blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "cool_down_seconds", b"cool_down_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "block_size", b"block_size", "blocks", b"blocks", "cidr", b"cidr", "cool_down_seconds", b"cool_down_seconds", "cooling", b"cooling", "disabled", b"disabled", "name", b"name", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector", "reserved", b"reserved", "size", b"size", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cool_down_seconds) -> _WhichOneofReturnType__cool_down_seconds | None: ...
+
+Global___Pool: _TypeAlias = Pool  # noqa: Y015
+
+@_typing.final
+class Reservation(_message.Message):
+    """Reservation keeps addresses from being handed out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CIDRS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique name, a DNS label."""
+    @_builtins.property
+    def cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses or ranges in CIDR notation."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cidrs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "cidr", b"cidr", "disabled", b"disabled", "name", b"name", "size", b"size", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidrs", b"cidrs", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Pool: _TypeAlias = Pool  # noqa: Y015
+Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class Config(_message.Message):
+    """Config holds for all pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRICT_AFFINITY_FIELD_NUMBER: _builtins.int
+    MAX_BLOCKS_PER_NODE_FIELD_NUMBER: _builtins.int
+    NO_AUTOMATIC_BLOCKS_FIELD_NUMBER: _builtins.int
+    strict_affinity: _builtins.bool
+    """A node assigns from its own blocks only, and never borrows."""
+    max_blocks_per_node: _builtins.int
+    """Blocks that a node may have at most; 0 means 20."""
+    no_automatic_blocks: _builtins.bool
+    """A node claims no new block by itself."""
+    def __init__(
+        self,
+        *,
+        strict_affinity: _builtins.bool = ...,
+        max_blocks_per_node: _builtins.int = ...,
+        no_automatic_blocks: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_blocks_per_node", b"max_blocks_per_node", "no_automatic_blocks", b"no_automatic_blocks", "strict_affinity", b"strict_affinity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Config: _TypeAlias = Config  # noqa: Y015
 
 @_typing.final
 class Block(_message.Message):
@@ -69,11 +154,42 @@ class Block(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Affinity:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AffinityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Block._Affinity.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        AFFINITY_CONFIRMED: Block._Affinity.ValueType  # 0
+        """The node's, claimed and written on both sides."""
+        AFFINITY_PENDING: Block._Affinity.ValueType  # 1
+        """Claimed and not yet confirmed."""
+        AFFINITY_NONE: Block._Affinity.ValueType  # 2
+        """Nobody's: its node was removed or gave it up; serves what it holds."""
+        AFFINITY_PENDING_DELETION: Block._Affinity.ValueType  # 3
+        """Being given up."""
+
+    class Affinity(_Affinity, metaclass=_AffinityEnumTypeWrapper):
+        """What the affinity is."""
+
+    AFFINITY_CONFIRMED: Block.Affinity.ValueType  # 0
+    """The node's, claimed and written on both sides."""
+    AFFINITY_PENDING: Block.Affinity.ValueType  # 1
+    """Claimed and not yet confirmed."""
+    AFFINITY_NONE: Block.Affinity.ValueType  # 2
+    """Nobody's: its node was removed or gave it up; serves what it holds."""
+    AFFINITY_PENDING_DELETION: Block.Affinity.ValueType  # 3
+    """Being given up."""
+
     CIDR_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
+    COOLING_FIELD_NUMBER: _builtins.int
+    BORROWED_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
     cidr: _builtins.str
     """The range in CIDR notation."""
     pool: _builtins.str
@@ -84,6 +200,16 @@ class Block(_message.Message):
     """Addresses in use."""
     size: _builtins.int
     """Addresses in the block."""
+    affinity: Global___Block.Affinity.ValueType
+    """What the affinity is."""
+    cooling: _builtins.int
+    """Addresses that are free and cooling down."""
+    borrowed: _builtins.int
+    """Addresses held by attachments of other nodes."""
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Slot]:
+        """Slots that are held or cooling, if they were asked for."""
+
     def __init__(
         self,
         *,
@@ -92,14 +218,54 @@ class Block(_message.Message):
         node: _builtins.str = ...,
         used: _builtins.int = ...,
         size: _builtins.int = ...,
+        affinity: Global___Block.Affinity.ValueType = ...,
+        cooling: _builtins.int = ...,
+        borrowed: _builtins.int = ...,
+        slots: _abc.Iterable[Global___Slot] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "node", b"node", "pool", b"pool", "size", b"size", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "borrowed", b"borrowed", "cidr", b"cidr", "cooling", b"cooling", "node", b"node", "pool", b"pool", "size", b"size", "slots", b"slots", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Block: _TypeAlias = Block  # noqa: Y015
+
+@_typing.final
+class Slot(_message.Message):
+    """Slot is one address of a block that is held or cooling down."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RELEASED_MS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address."""
+    handle: _builtins.str
+    """Identity of the handle, `network/container/interface`; the last one's if it
+    is cooling down.
+    """
+    sequence: _builtins.int
+    """Tells this assignment from an earlier one."""
+    released_ms: _builtins.int
+    """Unix milliseconds at which it was freed; 0 while it is held."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        handle: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        released_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "handle", b"handle", "released_ms", b"released_ms", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Slot: _TypeAlias = Slot  # noqa: Y015
 
 @_typing.final
 class Handle(_message.Message):
@@ -112,12 +278,21 @@ class Handle(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     POD_FIELD_NUMBER: _builtins.int
+    CREATED_MS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    KEPT_UNTIL_MS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node the attachment is on."""
     namespace: _builtins.str
     """Namespace of the pod, empty outside Kubernetes."""
     pod: _builtins.str
     """Name of the pod, empty outside Kubernetes."""
+    created_ms: _builtins.int
+    """Unix milliseconds of the assignment."""
+    kept_until_ms: _builtins.int
+    """Set once the attachment is gone and its addresses are kept for its return:
+    unix milliseconds at which they are freed.
+    """
     @_builtins.property
     def attachment(self) -> _cni_pb2.Attachment:
         """Who holds them."""
@@ -125,6 +300,10 @@ class Handle(_message.Message):
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The addresses, without prefix length."""
+
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Held]:
+        """The addresses with block and sequence number."""
 
     def __init__(
         self,
@@ -134,14 +313,47 @@ class Handle(_message.Message):
         node: _builtins.str = ...,
         namespace: _builtins.str = ...,
         pod: _builtins.str = ...,
+        created_ms: _builtins.int = ...,
+        held: _abc.Iterable[Global___Held] | None = ...,
+        kept_until_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "namespace", b"namespace", "node", b"node", "pod", b"pod"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "created_ms", b"created_ms", "held", b"held", "kept_until_ms", b"kept_until_ms", "namespace", b"namespace", "node", b"node", "pod", b"pod"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Handle: _TypeAlias = Handle  # noqa: Y015
+
+@_typing.final
+class Held(_message.Message):
+    """Held is one assignment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address."""
+    block: _builtins.str
+    """CIDR of its block."""
+    sequence: _builtins.int
+    """Tells this assignment from an earlier one."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        block: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block", b"block", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Held: _TypeAlias = Held  # noqa: Y015
 
 @_typing.final
 class CreatePoolRequest(_message.Message):
@@ -190,6 +402,306 @@ class CreatePoolResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreatePoolResponse: _TypeAlias = CreatePoolResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePoolRequest(_message.Message):
+    """UpdatePoolRequest changes what is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    NODE_SELECTOR_FIELD_NUMBER: _builtins.int
+    NAMESPACE_SELECTOR_FIELD_NUMBER: _builtins.int
+    COOL_DOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the pool."""
+    disabled: _builtins.bool
+    """Whether it serves new addresses."""
+    node_selector: _builtins.str
+    """Selector on labels of nodes."""
+    namespace_selector: _builtins.str
+    """Selector on labels of namespaces."""
+    cool_down_seconds: _builtins.int
+    """Seconds of cool-down."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        disabled: _builtins.bool | None = ...,
+        node_selector: _builtins.str | None = ...,
+        namespace_selector: _builtins.str | None = ...,
+        cool_down_seconds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_disabled", b"_disabled", "_namespace_selector", b"_namespace_selector", "_node_selector", b"_node_selector", "cool_down_seconds", b"cool_down_seconds", "disabled", b"disabled", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_disabled", b"_disabled", "_namespace_selector", b"_namespace_selector", "_node_selector", b"_node_selector", "cool_down_seconds", b"cool_down_seconds", "disabled", b"disabled", "name", b"name", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__disabled: _TypeAlias = _typing.Literal["disabled"]  # noqa: Y015
+    _WhichOneofArgType__disabled: _TypeAlias = _typing.Literal["_disabled", b"_disabled"]  # noqa: Y015
+    _WhichOneofReturnType__namespace_selector: _TypeAlias = _typing.Literal["namespace_selector"]  # noqa: Y015
+    _WhichOneofArgType__namespace_selector: _TypeAlias = _typing.Literal["_namespace_selector", b"_namespace_selector"]  # noqa: Y015
+    _WhichOneofReturnType__node_selector: _TypeAlias = _typing.Literal["node_selector"]  # noqa: Y015
+    _WhichOneofArgType__node_selector: _TypeAlias = _typing.Literal["_node_selector", b"_node_selector"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cool_down_seconds) -> _WhichOneofReturnType__cool_down_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disabled) -> _WhichOneofReturnType__disabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__namespace_selector) -> _WhichOneofReturnType__namespace_selector | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__node_selector) -> _WhichOneofReturnType__node_selector | None: ...
+
+Global___UpdatePoolRequest: _TypeAlias = UpdatePoolRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePoolResponse(_message.Message):
+    """UpdatePoolResponse returns the pool as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pool(self) -> Global___Pool:
+        """The pool."""
+
+    def __init__(
+        self,
+        *,
+        pool: Global___Pool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePoolResponse: _TypeAlias = UpdatePoolResponse  # noqa: Y015
+
+@_typing.final
+class CreateReservationRequest(_message.Message):
+    """CreateReservationRequest carries the reservation to add."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation."""
+
+    def __init__(
+        self,
+        *,
+        reservation: Global___Reservation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateReservationRequest: _TypeAlias = CreateReservationRequest  # noqa: Y015
+
+@_typing.final
+class CreateReservationResponse(_message.Message):
+    """CreateReservationResponse returns it as stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The reservation, ranges normalised."""
+
+    @_builtins.property
+    def held(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses in it that are held at this moment; they stay."""
+
+    def __init__(
+        self,
+        *,
+        reservation: Global___Reservation | None = ...,
+        held: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateReservationResponse: _TypeAlias = CreateReservationResponse  # noqa: Y015
+
+@_typing.final
+class ListReservationsRequest(_message.Message):
+    """ListReservationsRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReservationsRequest: _TypeAlias = ListReservationsRequest  # noqa: Y015
+
+@_typing.final
+class ListReservationsResponse(_message.Message):
+    """ListReservationsResponse holds all reservations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]:
+        """Sorted by name."""
+
+    def __init__(
+        self,
+        *,
+        reservations: _abc.Iterable[Global___Reservation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReservationsResponse: _TypeAlias = ListReservationsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteReservationRequest(_message.Message):
+    """DeleteReservationRequest names the reservation to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the reservation."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteReservationRequest: _TypeAlias = DeleteReservationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteReservationResponse(_message.Message):
+    """DeleteReservationResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteReservationResponse: _TypeAlias = DeleteReservationResponse  # noqa: Y015
+
+@_typing.final
+class GetConfigRequest(_message.Message):
+    """GetConfigRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigRequest: _TypeAlias = GetConfigRequest  # noqa: Y015
+
+@_typing.final
+class GetConfigResponse(_message.Message):
+    """GetConfigResponse holds the settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___Config:
+        """The settings."""
+
+    def __init__(
+        self,
+        *,
+        config: Global___Config | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigResponse: _TypeAlias = GetConfigResponse  # noqa: Y015
+
+@_typing.final
+class SetConfigRequest(_message.Message):
+    """SetConfigRequest carries the settings, all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___Config:
+        """The settings."""
+
+    def __init__(
+        self,
+        *,
+        config: Global___Config | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConfigRequest: _TypeAlias = SetConfigRequest  # noqa: Y015
+
+@_typing.final
+class SetConfigResponse(_message.Message):
+    """SetConfigResponse returns them as stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___Config:
+        """The settings."""
+
+    def __init__(
+        self,
+        *,
+        config: Global___Config | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConfigResponse: _TypeAlias = SetConfigResponse  # noqa: Y015
 
 @_typing.final
 class ListPoolsRequest(_message.Message):
@@ -273,7 +785,7 @@ Global___DeletePoolResponse: _TypeAlias = DeletePoolResponse  # noqa: Y015
 
 @_typing.final
 class AssignRequest(_message.Message):
-    """AssignRequest asks for one address."""
+    """AssignRequest asks for an address of one family or of both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -281,15 +793,41 @@ class AssignRequest(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     POD_FIELD_NUMBER: _builtins.int
+    FAMILIES_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    IPV4_POOLS_FIELD_NUMBER: _builtins.int
+    IPV6_POOLS_FIELD_NUMBER: _builtins.int
+    STICKY_SECONDS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node it is on: its blocks are used first."""
     namespace: _builtins.str
     """Namespace of the pod, kept as an attribute."""
     pod: _builtins.str
     """Name of the pod, kept as an attribute."""
+    sticky_seconds: _builtins.int
+    """Seconds for which the addresses are kept for the pod after Release, so that
+    the next attachment of the same namespace, pod and network gets them again;
+    0 for none, at most 86400.
+    """
     @_builtins.property
     def attachment(self) -> _cni_pb2.Attachment:
         """Who asks."""
+
+    @_builtins.property
+    def families(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Families wanted, 4 and 6; empty for those of `addresses`, else for 4."""
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Specific addresses, at most one of a family. Any pool serves them."""
+
+    @_builtins.property
+    def ipv4_pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pools for IPv4, by name or CIDR; empty for all that serve node and namespace."""
+
+    @_builtins.property
+    def ipv6_pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pools for IPv6, likewise."""
 
     def __init__(
         self,
@@ -298,10 +836,15 @@ class AssignRequest(_message.Message):
         node: _builtins.str = ...,
         namespace: _builtins.str = ...,
         pod: _builtins.str = ...,
+        families: _abc.Iterable[_builtins.int] | None = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        ipv4_pools: _abc.Iterable[_builtins.str] | None = ...,
+        ipv6_pools: _abc.Iterable[_builtins.str] | None = ...,
+        sticky_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "namespace", b"namespace", "node", b"node", "pod", b"pod"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "families", b"families", "ipv4_pools", b"ipv4_pools", "ipv6_pools", b"ipv6_pools", "namespace", b"namespace", "node", b"node", "pod", b"pod", "sticky_seconds", b"sticky_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,16 +929,20 @@ class ListBlocksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Only this node's blocks; empty for all."""
+    slots: _builtins.bool
+    """Whether to list each block's slots."""
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
+        slots: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,3 +1017,537 @@ class ListHandlesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListHandlesResponse: _TypeAlias = ListHandlesResponse  # noqa: Y015
+
+@_typing.final
+class LookupRequest(_message.Message):
+    """LookupRequest names an address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookupRequest: _TypeAlias = LookupRequest  # noqa: Y015
+
+@_typing.final
+class LookupResponse(_message.Message):
+    """LookupResponse says what is known of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """Name of the pool it is in; empty if none."""
+    reservation: _builtins.str
+    """Name of the reservation it is in; empty if none."""
+    @_builtins.property
+    def block(self) -> Global___Block:
+        """Its block; unset if none was cut."""
+
+    @_builtins.property
+    def handle(self) -> Global___Handle:
+        """Who holds it; unset if nobody."""
+
+    @_builtins.property
+    def slot(self) -> Global___Slot:
+        """Its slot; unset if it is free and not cooling down."""
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        block: Global___Block | None = ...,
+        handle: Global___Handle | None = ...,
+        slot: Global___Slot | None = ...,
+        reservation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "handle", b"handle", "slot", b"slot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "handle", b"handle", "pool", b"pool", "reservation", b"reservation", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookupResponse: _TypeAlias = LookupResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseAffinityRequest(_message.Message):
+    """ReleaseAffinityRequest names a node, and perhaps one of its blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CIDR_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node."""
+    cidr: _builtins.str
+    """CIDR of a block, or of a pool for all of its blocks; empty for all."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        cidr: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseAffinityRequest: _TypeAlias = ReleaseAffinityRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseAffinityResponse(_message.Message):
+    """ReleaseAffinityResponse says what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    ORPHANED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDRs of the blocks that were empty, and are gone."""
+
+    @_builtins.property
+    def orphaned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDRs of the blocks that are nobody's now."""
+
+    def __init__(
+        self,
+        *,
+        deleted: _abc.Iterable[_builtins.str] | None = ...,
+        orphaned: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "orphaned", b"orphaned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseAffinityResponse: _TypeAlias = ReleaseAffinityResponse  # noqa: Y015
+
+@_typing.final
+class RemoveNodeRequest(_message.Message):
+    """RemoveNodeRequest names a node that is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveNodeRequest: _TypeAlias = RemoveNodeRequest  # noqa: Y015
+
+@_typing.final
+class RemoveNodeResponse(_message.Message):
+    """RemoveNodeResponse says what was freed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses."""
+
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDRs of the blocks that are gone."""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        blocks: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "blocks", b"blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveNodeResponse: _TypeAlias = RemoveNodeResponse  # noqa: Y015
+
+@_typing.final
+class CollectRequest(_message.Message):
+    """CollectRequest starts a round of collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only say what would be freed."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectRequest: _TypeAlias = CollectRequest  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """Finding is something that nobody claims."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    FREED_FIELD_NUMBER: _builtins.int
+    block: _builtins.str
+    """CIDR of an empty block; empty for a handle."""
+    reason: _builtins.str
+    """Why it is thought so."""
+    since_ms: _builtins.int
+    """Unix milliseconds at which it was first seen so."""
+    freed: _builtins.bool
+    """Whether this round freed it (would have, in a dry run)."""
+    @_builtins.property
+    def handle(self) -> Global___Handle:
+        """The handle; unset for an empty block."""
+
+    def __init__(
+        self,
+        *,
+        handle: Global___Handle | None = ...,
+        block: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+        freed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "freed", b"freed", "handle", b"handle", "reason", b"reason", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class CollectResponse(_message.Message):
+    """CollectResponse says what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """Sorted by attachment, then block."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectResponse: _TypeAlias = CollectResponse  # noqa: Y015
+
+@_typing.final
+class CheckRequest(_message.Message):
+    """CheckRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckRequest: _TypeAlias = CheckRequest  # noqa: Y015
+
+@_typing.final
+class Problem(_message.Message):
+    """Problem is one line of a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Problem._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Problem._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_NOT_IN_USE: Problem._Kind.ValueType  # 1
+        """An address is allocated, and no endpoint uses it."""
+        KIND_NOT_ALLOCATED: Problem._Kind.ValueType  # 2
+        """An endpoint uses an address that is not allocated to it."""
+        KIND_OUTSIDE_POOLS: Problem._Kind.ValueType  # 3
+        """An endpoint uses an address outside all enabled pools."""
+        KIND_HANDLE_WITHOUT_ADDRESS: Problem._Kind.ValueType  # 4
+        """A handle names an address that its block does not give to it."""
+        KIND_ADDRESS_WITHOUT_HANDLE: Problem._Kind.ValueType  # 5
+        """A block gives an address to a handle that is not there."""
+        KIND_INVALID_BLOCK: Problem._Kind.ValueType  # 6
+        """A block breaks an invariant."""
+        KIND_UNDECODABLE: Problem._Kind.ValueType  # 7
+        """A record does not decode."""
+        KIND_AFFINITY: Problem._Kind.ValueType  # 8
+        """Block and affinity record do not agree."""
+        KIND_DOUBLE: Problem._Kind.ValueType  # 9
+        """Two owners have the same address."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What is wrong."""
+
+    KIND_UNSPECIFIED: Problem.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_NOT_IN_USE: Problem.Kind.ValueType  # 1
+    """An address is allocated, and no endpoint uses it."""
+    KIND_NOT_ALLOCATED: Problem.Kind.ValueType  # 2
+    """An endpoint uses an address that is not allocated to it."""
+    KIND_OUTSIDE_POOLS: Problem.Kind.ValueType  # 3
+    """An endpoint uses an address outside all enabled pools."""
+    KIND_HANDLE_WITHOUT_ADDRESS: Problem.Kind.ValueType  # 4
+    """A handle names an address that its block does not give to it."""
+    KIND_ADDRESS_WITHOUT_HANDLE: Problem.Kind.ValueType  # 5
+    """A block gives an address to a handle that is not there."""
+    KIND_INVALID_BLOCK: Problem.Kind.ValueType  # 6
+    """A block breaks an invariant."""
+    KIND_UNDECODABLE: Problem.Kind.ValueType  # 7
+    """A record does not decode."""
+    KIND_AFFINITY: Problem.Kind.ValueType  # 8
+    """Block and affinity record do not agree."""
+    KIND_DOUBLE: Problem.Kind.ValueType  # 9
+    """Two owners have the same address."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    kind: Global___Problem.Kind.ValueType
+    """What is wrong."""
+    subject: _builtins.str
+    """The address, block or key that it is about."""
+    detail: _builtins.str
+    """In a sentence."""
+    handle: _builtins.str
+    """Identity of the handle or endpoint, if one is concerned."""
+    sequence: _builtins.int
+    """Sequence number of the assignment, if one is concerned."""
+    def __init__(
+        self,
+        *,
+        kind: Global___Problem.Kind.ValueType = ...,
+        subject: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        handle: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "handle", b"handle", "kind", b"kind", "sequence", b"sequence", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Problem: _TypeAlias = Problem  # noqa: Y015
+
+@_typing.final
+class Report(_message.Message):
+    """Report is what Check found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATED_MS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    ALLOCATED_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    created_ms: _builtins.int
+    """Unix milliseconds at which it was made."""
+    revision: _builtins.int
+    """Store revision of the address manager's records that it is about."""
+    cluster: _builtins.str
+    """Identity of the cluster that it is about."""
+    allocated: _builtins.int
+    """Addresses allocated."""
+    in_use: _builtins.int
+    """Addresses that endpoints use."""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """Sorted by kind and subject; empty if all is well."""
+
+    def __init__(
+        self,
+        *,
+        created_ms: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        cluster: _builtins.str = ...,
+        problems: _abc.Iterable[Global___Problem] | None = ...,
+        allocated: _builtins.int = ...,
+        in_use: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "cluster", b"cluster", "created_ms", b"created_ms", "in_use", b"in_use", "problems", b"problems", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class CheckResponse(_message.Message):
+    """CheckResponse holds the report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___Report:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___Report | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckResponse: _TypeAlias = CheckResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseReportedRequest(_message.Message):
+    """ReleaseReportedRequest carries a report of Check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___Report:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___Report | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseReportedRequest: _TypeAlias = ReleaseReportedRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseReportedResponse(_message.Message):
+    """ReleaseReportedResponse says what was freed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses."""
+
+    @_builtins.property
+    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """Lines of the report that no longer hold, and were left alone."""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        skipped: _abc.Iterable[Global___Problem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseReportedResponse: _TypeAlias = ReleaseReportedResponse  # noqa: Y015
+
+@_typing.final
+class RebuildRequest(_message.Message):
+    """RebuildRequest starts a rebuild."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only say what would be done."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildRequest: _TypeAlias = RebuildRequest  # noqa: Y015
+
+@_typing.final
+class RebuildResponse(_message.Message):
+    """RebuildResponse says what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A sentence each, in order."""
+
+    def __init__(
+        self,
+        *,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015

@@ -293,6 +293,11 @@ class IpamStub:
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreatePoolRequest.SerializeToString,
                 response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreatePoolResponse.FromString,
                 _registered_method=True)
+        self.UpdatePool = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/UpdatePool',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.UpdatePoolRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.UpdatePoolResponse.FromString,
+                _registered_method=True)
         self.ListPools = channel.unary_unary(
                 '/muslin.ipam.v1.Ipam/ListPools',
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsRequest.SerializeToString,
@@ -302,6 +307,31 @@ class IpamStub:
                 '/muslin.ipam.v1.Ipam/DeletePool',
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeletePoolRequest.SerializeToString,
                 response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeletePoolResponse.FromString,
+                _registered_method=True)
+        self.CreateReservation = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/CreateReservation',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreateReservationRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreateReservationResponse.FromString,
+                _registered_method=True)
+        self.ListReservations = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/ListReservations',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
+        self.DeleteReservation = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/DeleteReservation',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeleteReservationRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeleteReservationResponse.FromString,
+                _registered_method=True)
+        self.GetConfig = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/GetConfig',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.GetConfigRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.GetConfigResponse.FromString,
+                _registered_method=True)
+        self.SetConfig = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/SetConfig',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.SetConfigRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.SetConfigResponse.FromString,
                 _registered_method=True)
         self.Assign = channel.unary_unary(
                 '/muslin.ipam.v1.Ipam/Assign',
@@ -323,6 +353,41 @@ class IpamStub:
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesRequest.SerializeToString,
                 response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesResponse.FromString,
                 _registered_method=True)
+        self.Lookup = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/Lookup',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupResponse.FromString,
+                _registered_method=True)
+        self.ReleaseAffinity = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/ReleaseAffinity',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAffinityRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAffinityResponse.FromString,
+                _registered_method=True)
+        self.RemoveNode = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/RemoveNode',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeResponse.FromString,
+                _registered_method=True)
+        self.Collect = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/Collect',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectResponse.FromString,
+                _registered_method=True)
+        self.Check = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/Check',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CheckRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CheckResponse.FromString,
+                _registered_method=True)
+        self.ReleaseReported = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/ReleaseReported',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseReportedRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseReportedResponse.FromString,
+                _registered_method=True)
+        self.Rebuild = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/Rebuild',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RebuildRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RebuildResponse.FromString,
+                _registered_method=True)
 
 
 class IpamServicer:
@@ -332,6 +397,13 @@ class IpamServicer:
     def CreatePool(self, request, context):
         """CreatePool adds a pool. INVALID_ARGUMENT names the field; ALREADY_EXISTS
         if the name is taken or the range overlaps another pool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePool(self, request, context):
+        """UpdatePool changes what may change of a pool: not its range or block size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -351,9 +423,47 @@ class IpamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateReservation(self, request, context):
+        """CreateReservation keeps addresses from being handed out; what is held
+        already stays. ALREADY_EXISTS if the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReservations(self, request, context):
+        """ListReservations returns all reservations, sorted by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteReservation(self, request, context):
+        """DeleteReservation removes one; NOT_FOUND if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConfig(self, request, context):
+        """GetConfig returns the settings that hold for all pools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConfig(self, request, context):
+        """SetConfig changes them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Assign(self, request, context):
-        """Assign gives an attachment its address; the same again for the same
-        attachment. RESOURCE_EXHAUSTED names the pools tried and why.
+        """Assign gives an attachment its addresses, all or none of those asked for;
+        the same again for the same attachment. RESOURCE_EXHAUSTED names the pools
+        tried and why; ALREADY_EXISTS says which attachment has a specific address;
+        INVALID_ARGUMENT names the field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -380,6 +490,60 @@ class IpamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Lookup(self, request, context):
+        """Lookup says all that is known of one address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseAffinity(self, request, context):
+        """ReleaseAffinity takes a node's affinity from its blocks, or from one block:
+        empty ones are deleted, others serve on and take no new address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNode(self, request, context):
+        """RemoveNode frees all that a node that is gone held, and its affinities.
+        FAILED_PRECONDITION while the endpoint service has records on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Collect(self, request, context):
+        """Collect looks for what nobody claims and frees what it has found before,
+        too. FAILED_PRECONDITION while a source of claims is out of sync.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Check(self, request, context):
+        """Check compares the records with each other and with the endpoint records.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseReported(self, request, context):
+        """ReleaseReported frees what a report of Check says is not in use.
+        FAILED_PRECONDITION if the report is stale.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebuild(self, request, context):
+        """Rebuild makes blocks, handles and affinities anew from the endpoint
+        records, wherever they differ or do not decode.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IpamServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -387,6 +551,11 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.CreatePool,
                     request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreatePoolRequest.FromString,
                     response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreatePoolResponse.SerializeToString,
+            ),
+            'UpdatePool': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePool,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.UpdatePoolRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.UpdatePoolResponse.SerializeToString,
             ),
             'ListPools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPools,
@@ -397,6 +566,31 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.DeletePool,
                     request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeletePoolRequest.FromString,
                     response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeletePoolResponse.SerializeToString,
+            ),
+            'CreateReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateReservation,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreateReservationRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreateReservationResponse.SerializeToString,
+            ),
+            'ListReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservations,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListReservationsRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'DeleteReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteReservation,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeleteReservationRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeleteReservationResponse.SerializeToString,
+            ),
+            'GetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfig,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.GetConfigRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'SetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConfig,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.SetConfigRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.SetConfigResponse.SerializeToString,
             ),
             'Assign': grpc.unary_unary_rpc_method_handler(
                     servicer.Assign,
@@ -417,6 +611,41 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.ListHandles,
                     request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesRequest.FromString,
                     response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesResponse.SerializeToString,
+            ),
+            'Lookup': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lookup,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupResponse.SerializeToString,
+            ),
+            'ReleaseAffinity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseAffinity,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAffinityRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAffinityResponse.SerializeToString,
+            ),
+            'RemoveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNode,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeResponse.SerializeToString,
+            ),
+            'Collect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Collect,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectResponse.SerializeToString,
+            ),
+            'Check': grpc.unary_unary_rpc_method_handler(
+                    servicer.Check,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CheckRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CheckResponse.SerializeToString,
+            ),
+            'ReleaseReported': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseReported,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseReportedRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseReportedResponse.SerializeToString,
+            ),
+            'Rebuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebuild,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RebuildRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RebuildResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -447,6 +676,33 @@ class Ipam:
             '/muslin.ipam.v1.Ipam/CreatePool',
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreatePoolRequest.SerializeToString,
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreatePoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/UpdatePool',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.UpdatePoolRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.UpdatePoolResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -501,6 +757,141 @@ class Ipam:
             '/muslin.ipam.v1.Ipam/DeletePool',
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeletePoolRequest.SerializeToString,
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeletePoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/CreateReservation',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreateReservationRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.CreateReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/ListReservations',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListReservationsRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/DeleteReservation',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeleteReservationRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.DeleteReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/GetConfig',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.GetConfigRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/SetConfig',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.SetConfigRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.SetConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -609,6 +1000,195 @@ class Ipam:
             '/muslin.ipam.v1.Ipam/ListHandles',
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesRequest.SerializeToString,
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lookup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/Lookup',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseAffinity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/ReleaseAffinity',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAffinityRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAffinityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/RemoveNode',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Collect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/Collect',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Check(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/Check',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.CheckRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseReported(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/ReleaseReported',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseReportedRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseReportedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/Rebuild',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.RebuildRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.RebuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -119,13 +119,29 @@ class IpamStub:
     """CreatePool adds a pool. INVALID_ARGUMENT names the field; ALREADY_EXISTS
     if the name is taken or the range overlaps another pool.
     """
+    UpdatePool: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.UpdatePoolRequest, _ipam_pb2.UpdatePoolResponse]
+    """UpdatePool changes what may change of a pool: not its range or block size."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListPoolsRequest, _ipam_pb2.ListPoolsResponse]
     """ListPools returns all pools with their use, sorted by name."""
     DeletePool: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.DeletePoolRequest, _ipam_pb2.DeletePoolResponse]
     """DeletePool removes a pool; FAILED_PRECONDITION while an address is in use."""
+    CreateReservation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.CreateReservationRequest, _ipam_pb2.CreateReservationResponse]
+    """CreateReservation keeps addresses from being handed out; what is held
+    already stays. ALREADY_EXISTS if the name is taken.
+    """
+    ListReservations: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListReservationsRequest, _ipam_pb2.ListReservationsResponse]
+    """ListReservations returns all reservations, sorted by name."""
+    DeleteReservation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.DeleteReservationRequest, _ipam_pb2.DeleteReservationResponse]
+    """DeleteReservation removes one; NOT_FOUND if there is none."""
+    GetConfig: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.GetConfigRequest, _ipam_pb2.GetConfigResponse]
+    """GetConfig returns the settings that hold for all pools."""
+    SetConfig: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.SetConfigRequest, _ipam_pb2.SetConfigResponse]
+    """SetConfig changes them."""
     Assign: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.AssignRequest, _ipam_pb2.AssignResponse]
-    """Assign gives an attachment its address; the same again for the same
-    attachment. RESOURCE_EXHAUSTED names the pools tried and why.
+    """Assign gives an attachment its addresses, all or none of those asked for;
+    the same again for the same attachment. RESOURCE_EXHAUSTED names the pools
+    tried and why; ALREADY_EXISTS says which attachment has a specific address;
+    INVALID_ARGUMENT names the field.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseRequest, _ipam_pb2.ReleaseResponse]
     """Release frees what the attachment holds; nothing held is a success."""
@@ -133,6 +149,30 @@ class IpamStub:
     """ListBlocks returns the blocks, optionally of one node."""
     ListHandles: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListHandlesRequest, _ipam_pb2.ListHandlesResponse]
     """ListHandles returns who holds which address, optionally of one node."""
+    Lookup: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.LookupRequest, _ipam_pb2.LookupResponse]
+    """Lookup says all that is known of one address."""
+    ReleaseAffinity: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAffinityRequest, _ipam_pb2.ReleaseAffinityResponse]
+    """ReleaseAffinity takes a node's affinity from its blocks, or from one block:
+    empty ones are deleted, others serve on and take no new address.
+    """
+    RemoveNode: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.RemoveNodeRequest, _ipam_pb2.RemoveNodeResponse]
+    """RemoveNode frees all that a node that is gone held, and its affinities.
+    FAILED_PRECONDITION while the endpoint service has records on it.
+    """
+    Collect: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.CollectRequest, _ipam_pb2.CollectResponse]
+    """Collect looks for what nobody claims and frees what it has found before,
+    too. FAILED_PRECONDITION while a source of claims is out of sync.
+    """
+    Check: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.CheckRequest, _ipam_pb2.CheckResponse]
+    """Check compares the records with each other and with the endpoint records."""
+    ReleaseReported: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseReportedRequest, _ipam_pb2.ReleaseReportedResponse]
+    """ReleaseReported frees what a report of Check says is not in use.
+    FAILED_PRECONDITION if the report is stale.
+    """
+    Rebuild: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.RebuildRequest, _ipam_pb2.RebuildResponse]
+    """Rebuild makes blocks, handles and affinities anew from the endpoint
+    records, wherever they differ or do not decode.
+    """
 
 @_typing.type_check_only
 class IpamAsyncStub(IpamStub):
@@ -143,13 +183,29 @@ class IpamAsyncStub(IpamStub):
     """CreatePool adds a pool. INVALID_ARGUMENT names the field; ALREADY_EXISTS
     if the name is taken or the range overlaps another pool.
     """
+    UpdatePool: _aio.UnaryUnaryMultiCallable[_ipam_pb2.UpdatePoolRequest, _ipam_pb2.UpdatePoolResponse]  # type: ignore[assignment]
+    """UpdatePool changes what may change of a pool: not its range or block size."""
     ListPools: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListPoolsRequest, _ipam_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """ListPools returns all pools with their use, sorted by name."""
     DeletePool: _aio.UnaryUnaryMultiCallable[_ipam_pb2.DeletePoolRequest, _ipam_pb2.DeletePoolResponse]  # type: ignore[assignment]
     """DeletePool removes a pool; FAILED_PRECONDITION while an address is in use."""
+    CreateReservation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.CreateReservationRequest, _ipam_pb2.CreateReservationResponse]  # type: ignore[assignment]
+    """CreateReservation keeps addresses from being handed out; what is held
+    already stays. ALREADY_EXISTS if the name is taken.
+    """
+    ListReservations: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListReservationsRequest, _ipam_pb2.ListReservationsResponse]  # type: ignore[assignment]
+    """ListReservations returns all reservations, sorted by name."""
+    DeleteReservation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.DeleteReservationRequest, _ipam_pb2.DeleteReservationResponse]  # type: ignore[assignment]
+    """DeleteReservation removes one; NOT_FOUND if there is none."""
+    GetConfig: _aio.UnaryUnaryMultiCallable[_ipam_pb2.GetConfigRequest, _ipam_pb2.GetConfigResponse]  # type: ignore[assignment]
+    """GetConfig returns the settings that hold for all pools."""
+    SetConfig: _aio.UnaryUnaryMultiCallable[_ipam_pb2.SetConfigRequest, _ipam_pb2.SetConfigResponse]  # type: ignore[assignment]
+    """SetConfig changes them."""
     Assign: _aio.UnaryUnaryMultiCallable[_ipam_pb2.AssignRequest, _ipam_pb2.AssignResponse]  # type: ignore[assignment]
-    """Assign gives an attachment its address; the same again for the same
-    attachment. RESOURCE_EXHAUSTED names the pools tried and why.
+    """Assign gives an attachment its addresses, all or none of those asked for;
+    the same again for the same attachment. RESOURCE_EXHAUSTED names the pools
+    tried and why; ALREADY_EXISTS says which attachment has a specific address;
+    INVALID_ARGUMENT names the field.
     """
     Release: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseRequest, _ipam_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Release frees what the attachment holds; nothing held is a success."""
@@ -157,6 +213,30 @@ class IpamAsyncStub(IpamStub):
     """ListBlocks returns the blocks, optionally of one node."""
     ListHandles: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListHandlesRequest, _ipam_pb2.ListHandlesResponse]  # type: ignore[assignment]
     """ListHandles returns who holds which address, optionally of one node."""
+    Lookup: _aio.UnaryUnaryMultiCallable[_ipam_pb2.LookupRequest, _ipam_pb2.LookupResponse]  # type: ignore[assignment]
+    """Lookup says all that is known of one address."""
+    ReleaseAffinity: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAffinityRequest, _ipam_pb2.ReleaseAffinityResponse]  # type: ignore[assignment]
+    """ReleaseAffinity takes a node's affinity from its blocks, or from one block:
+    empty ones are deleted, others serve on and take no new address.
+    """
+    RemoveNode: _aio.UnaryUnaryMultiCallable[_ipam_pb2.RemoveNodeRequest, _ipam_pb2.RemoveNodeResponse]  # type: ignore[assignment]
+    """RemoveNode frees all that a node that is gone held, and its affinities.
+    FAILED_PRECONDITION while the endpoint service has records on it.
+    """
+    Collect: _aio.UnaryUnaryMultiCallable[_ipam_pb2.CollectRequest, _ipam_pb2.CollectResponse]  # type: ignore[assignment]
+    """Collect looks for what nobody claims and frees what it has found before,
+    too. FAILED_PRECONDITION while a source of claims is out of sync.
+    """
+    Check: _aio.UnaryUnaryMultiCallable[_ipam_pb2.CheckRequest, _ipam_pb2.CheckResponse]  # type: ignore[assignment]
+    """Check compares the records with each other and with the endpoint records."""
+    ReleaseReported: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseReportedRequest, _ipam_pb2.ReleaseReportedResponse]  # type: ignore[assignment]
+    """ReleaseReported frees what a report of Check says is not in use.
+    FAILED_PRECONDITION if the report is stale.
+    """
+    Rebuild: _aio.UnaryUnaryMultiCallable[_ipam_pb2.RebuildRequest, _ipam_pb2.RebuildResponse]  # type: ignore[assignment]
+    """Rebuild makes blocks, handles and affinities anew from the endpoint
+    records, wherever they differ or do not decode.
+    """
 
 class IpamServicer(metaclass=_abc_1.ABCMeta):
     """Ipam is the address manager's own API."""
@@ -170,6 +250,14 @@ class IpamServicer(metaclass=_abc_1.ABCMeta):
         """CreatePool adds a pool. INVALID_ARGUMENT names the field; ALREADY_EXISTS
         if the name is taken or the range overlaps another pool.
         """
+
+    @_abc_1.abstractmethod
+    def UpdatePool(
+        self,
+        request: _ipam_pb2.UpdatePoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.UpdatePoolResponse, _abc.Awaitable[_ipam_pb2.UpdatePoolResponse]]:
+        """UpdatePool changes what may change of a pool: not its range or block size."""
 
     @_abc_1.abstractmethod
     def ListPools(
@@ -188,13 +276,57 @@ class IpamServicer(metaclass=_abc_1.ABCMeta):
         """DeletePool removes a pool; FAILED_PRECONDITION while an address is in use."""
 
     @_abc_1.abstractmethod
+    def CreateReservation(
+        self,
+        request: _ipam_pb2.CreateReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.CreateReservationResponse, _abc.Awaitable[_ipam_pb2.CreateReservationResponse]]:
+        """CreateReservation keeps addresses from being handed out; what is held
+        already stays. ALREADY_EXISTS if the name is taken.
+        """
+
+    @_abc_1.abstractmethod
+    def ListReservations(
+        self,
+        request: _ipam_pb2.ListReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListReservationsResponse, _abc.Awaitable[_ipam_pb2.ListReservationsResponse]]:
+        """ListReservations returns all reservations, sorted by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteReservation(
+        self,
+        request: _ipam_pb2.DeleteReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.DeleteReservationResponse, _abc.Awaitable[_ipam_pb2.DeleteReservationResponse]]:
+        """DeleteReservation removes one; NOT_FOUND if there is none."""
+
+    @_abc_1.abstractmethod
+    def GetConfig(
+        self,
+        request: _ipam_pb2.GetConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.GetConfigResponse, _abc.Awaitable[_ipam_pb2.GetConfigResponse]]:
+        """GetConfig returns the settings that hold for all pools."""
+
+    @_abc_1.abstractmethod
+    def SetConfig(
+        self,
+        request: _ipam_pb2.SetConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.SetConfigResponse, _abc.Awaitable[_ipam_pb2.SetConfigResponse]]:
+        """SetConfig changes them."""
+
+    @_abc_1.abstractmethod
     def Assign(
         self,
         request: _ipam_pb2.AssignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.AssignResponse, _abc.Awaitable[_ipam_pb2.AssignResponse]]:
-        """Assign gives an attachment its address; the same again for the same
-        attachment. RESOURCE_EXHAUSTED names the pools tried and why.
+        """Assign gives an attachment its addresses, all or none of those asked for;
+        the same again for the same attachment. RESOURCE_EXHAUSTED names the pools
+        tried and why; ALREADY_EXISTS says which attachment has a specific address;
+        INVALID_ARGUMENT names the field.
         """
 
     @_abc_1.abstractmethod
@@ -220,5 +352,71 @@ class IpamServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ListHandlesResponse, _abc.Awaitable[_ipam_pb2.ListHandlesResponse]]:
         """ListHandles returns who holds which address, optionally of one node."""
+
+    @_abc_1.abstractmethod
+    def Lookup(
+        self,
+        request: _ipam_pb2.LookupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.LookupResponse, _abc.Awaitable[_ipam_pb2.LookupResponse]]:
+        """Lookup says all that is known of one address."""
+
+    @_abc_1.abstractmethod
+    def ReleaseAffinity(
+        self,
+        request: _ipam_pb2.ReleaseAffinityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ReleaseAffinityResponse, _abc.Awaitable[_ipam_pb2.ReleaseAffinityResponse]]:
+        """ReleaseAffinity takes a node's affinity from its blocks, or from one block:
+        empty ones are deleted, others serve on and take no new address.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveNode(
+        self,
+        request: _ipam_pb2.RemoveNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.RemoveNodeResponse, _abc.Awaitable[_ipam_pb2.RemoveNodeResponse]]:
+        """RemoveNode frees all that a node that is gone held, and its affinities.
+        FAILED_PRECONDITION while the endpoint service has records on it.
+        """
+
+    @_abc_1.abstractmethod
+    def Collect(
+        self,
+        request: _ipam_pb2.CollectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.CollectResponse, _abc.Awaitable[_ipam_pb2.CollectResponse]]:
+        """Collect looks for what nobody claims and frees what it has found before,
+        too. FAILED_PRECONDITION while a source of claims is out of sync.
+        """
+
+    @_abc_1.abstractmethod
+    def Check(
+        self,
+        request: _ipam_pb2.CheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.CheckResponse, _abc.Awaitable[_ipam_pb2.CheckResponse]]:
+        """Check compares the records with each other and with the endpoint records."""
+
+    @_abc_1.abstractmethod
+    def ReleaseReported(
+        self,
+        request: _ipam_pb2.ReleaseReportedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ReleaseReportedResponse, _abc.Awaitable[_ipam_pb2.ReleaseReportedResponse]]:
+        """ReleaseReported frees what a report of Check says is not in use.
+        FAILED_PRECONDITION if the report is stale.
+        """
+
+    @_abc_1.abstractmethod
+    def Rebuild(
+        self,
+        request: _ipam_pb2.RebuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.RebuildResponse, _abc.Awaitable[_ipam_pb2.RebuildResponse]]:
+        """Rebuild makes blocks, handles and affinities anew from the endpoint
+        records, wherever they differ or do not decode.
+        """
 
 def add_IpamServicer_to_server(servicer: IpamServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
