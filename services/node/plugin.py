@@ -17,7 +17,7 @@ from muslin.api.node.v1 import node_pb2_grpc
 from muslin.cni import names
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import Interface, Result, Route
-from muslin.errors import InvalidArgument, TimedOut
+from muslin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, TimedOut
 from services.node import metrics
 from services.node.attachment import Attachment
 from services.node.enforce.state import Claim, Release
@@ -197,6 +197,9 @@ class Plugin(node_pb2_grpc.PluginServicer):
                 self._enforcer.submit(Release(attachment))
             if isinstance(failure, TimeoutError):
                 raise self._too_late(attachment) from None
+            if isinstance(failure, AlreadyExists) and already is None:
+                # ALREADY_EXISTS tells the shim that this attachment is there, so that it rolls nothing back.
+                raise FailedPrecondition(failure.message) from None
             raise
         return wired
 
