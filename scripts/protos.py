@@ -38,7 +38,7 @@ def run_protoc(*arguments: str) -> None:
 
 
 def outputs(directory: Path) -> list[str]:
-    """protoc's flags for messages, services and the type stubs of both."""
+    """Flags of protoc for messages, services and the type stubs of both."""
     scripts = sysconfig.get_path("scripts")  # the environment need not be on the PATH
     return [*(f"--plugin=protoc-gen-{plugin}={scripts}/protoc-gen-{plugin}" for plugin in ("mypy", "mypy_grpc")),
             *(f"--{plugin}_out={directory}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc"))]
