@@ -193,7 +193,7 @@ def delete(files: tuple[str, ...], run_dir: Path) -> None:
 @click.argument("destination", metavar="TO")
 @click.option("--port", type=click.IntRange(1, 65535), required=True, help="Destination port.")
 @click.option("--proto", type=click.Choice(("tcp", "udp", "sctp"), case_sensitive=False), default="tcp",
-              show_default=True)
+              show_default=True, help="Protocol.")
 @_run_dir
 @_root
 def explain(source: str, destination: str, port: int, proto: str, run_dir: Path) -> NoReturn:

@@ -69,6 +69,10 @@ class Arena:
         """`muslin up` in the background."""
         self.muslin("up", "--detach", "--state", str(self.state), *argv)
 
+    def namespace(self, name: str) -> Path:
+        """Path of a named network namespace of this machine, as seen from outside."""
+        return Path(f"/proc/{self._sleeper.pid}/root/run/netns/{name}")
+
     def processes(self) -> dict[int, str]:
         """All processes in the network of this machine but the sleeper, with their command lines."""
         found = {}
