@@ -163,7 +163,7 @@ def _is_served(name: str) -> bool:
 
 
 def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def static(tools: Toolchain) -> bytes:
@@ -190,7 +190,11 @@ def static(tools: Toolchain) -> bytes:
 
 
 def install(content: bytes, output: Path) -> None:
-    """Put an executable in its place in one step: a runtime may be starting the old one at this moment."""
+    """Put an executable in its place in one step: a runtime may be starting the old one at this moment.
+
+    Raises:
+        CanNotBuild: it does not run, as with an interpreter that starts otherwise than those we know.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
@@ -199,6 +203,9 @@ def install(content: bytes, output: Path) -> None:
             file.flush()
             os.fchmod(file.fileno(), 0o755)
             os.fsync(file.fileno())
+        done = subprocess.run([temporary], input=b"", env={"CNI_COMMAND": "VERSION"}, check=False, capture_output=True)
+        if done.returncode or b"supportedVersions" not in done.stdout:
+            raise CanNotBuild(f"what was built does not run: exit {done.returncode}: {done.stderr.decode()}")
         temporary.rename(output)
     finally:
         temporary.unlink(missing_ok=True)

@@ -68,6 +68,19 @@ def test_a_failing_compiler_leaves_the_old_plugin_and_says_what_it_said(tmp_path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["gcc", "muslin"]
 
 
+@pytest.mark.skipif(not has_toolchain(), reason="needs the library's headers to come that far")
+def test_what_does_not_run_is_not_installed(tmp_path: Path) -> None:
+    """Here a program that ends well but prints nothing; auto then gives the script."""
+    pretend = 'while [ "$1" != -o ]; do shift; done; printf "#!/bin/true\\n" >"$2"'
+    path = fake_gcc(tmp_path, f'case "$1" in -print*) echo /usr/lib/x.a;; *) {pretend};; esac')
+    done = build("static", tmp_path / "muslin", path=path)
+    assert done.returncode == 1
+    assert "what was built does not run: exit 0" in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["gcc"]
+    assert "what was built does not run" in build("auto", tmp_path / "muslin", path=path).stdout
+    assert version(tmp_path / "muslin") == 0
+
+
 def test_a_plugin_in_use_is_replaced_in_one_step(tmp_path: Path) -> None:
     """Writing into the running file would fail, or crash the process."""
     plugin = tmp_path / "muslin"
