@@ -1,8 +1,8 @@
 """The one writer of the kernel's table: events in, transactions out, in order, on a thread of its own.
 
-Events that arrive while a transaction is under way go into the next one together. A transaction the kernel refuses
-is followed by a replacement of the whole table, which does not depend on what is there; a replacement it refuses is
-tried again, while the table stays as it was.
+Events that arrive while a transaction is under way go into the next one together. Where the kernel refuses a change,
+and at the start, the table is read and repaired; one that can not be is replaced whole, which depends on nothing. A
+replacement that is refused is tried again, while the table stays as it was.
 
 Before the first snapshot the table of an earlier run stays as it is: what it allows goes on, what it does not know
 it drops.
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from muslin.errors import MuslinError
-from services.node import metrics
+from services.node import actual, metrics
 from services.node.attachment import Attachment
 from services.node.enforce import names, table
 from services.node.enforce.parts import Owner
@@ -80,7 +80,7 @@ class Enforcer:
         """
         for claim in claims:
             self._desired, _ = applied(self._desired, claim)
-        if not await self._off_loop(self._nft.has_table, names.TABLE):
+        if await self._off_loop(self._nft.table_comment, names.TABLE) is None:
             await self._off_loop(self._nft.commit, table.replacement((), self._prefixes))
 
     def submit(self, event: Event) -> asyncio.Future[None]:
@@ -187,29 +187,41 @@ class Enforcer:
     def _commit(self, changed: frozenset[Owner]) -> None:
         """On the thread: bring the kernel from what it has to what is desired."""
         if self._known:
-            if not changed:
-                return
             old, new = self._kernel.parts, self._desired.parts
-            messages = table.transition((old[o] for o in changed if o in old), (new[o] for o in changed if o in new))
-            try:
-                self._send("change", messages)
-            except KernelError as error:
-                log.warning("replacing the whole table, for the kernel refused a change of it: %s", error)
-            else:
+            transactions = table.transition((old[o] for o in changed if o in old),
+                                            (new[o] for o in changed if o in new))
+            if self._tried("change", transactions):
                 return
-        self._send("replacement", table.replacement(self._desired.parts.values(), self._prefixes))
+        parts = self._desired.parts.values()
+        try:
+            there = actual.read(self._nft)
+        except KernelError as error:
+            log.warning("the table can not be read: %s", error)
+            there = None
+        if there is None or not self._tried("repair", table.repair(there, parts, self._prefixes)):
+            self._send("replacement", [table.replacement(parts, self._prefixes)])
 
-    def _send(self, kind: str, messages: Sequence[Message]) -> None:
+    def _tried(self, kind: str, transactions: list[list[Message]]) -> bool:
+        try:
+            self._send(kind, transactions)
+        except KernelError as error:
+            log.warning("the kernel refused a %s of the table: %s", kind, error)
+            return False
+        return True
+
+    def _send(self, kind: str, transactions: list[list[Message]]) -> None:
         began = time.perf_counter()
         try:
-            self._nft.commit(messages)
+            for messages in transactions:
+                self._nft.commit(messages)
         except MuslinError:
             metrics.COMMITS.labels(kind, "refused").inc()
             raise
-        seconds = time.perf_counter() - began
-        metrics.COMMITS.labels(kind, "ok").inc()
-        metrics.COMMIT_SECONDS.labels(kind).observe(seconds)
-        log.debug("committed kind=%s messages=%d ms=%.2f", kind, len(messages), seconds * 1000)
+        if transactions:
+            seconds = time.perf_counter() - began
+            metrics.COMMITS.labels(kind, "ok").inc()
+            metrics.COMMIT_SECONDS.labels(kind).observe(seconds)
+            log.debug("committed kind=%s messages=%d ms=%.2f", kind, sum(map(len, transactions)), seconds * 1000)
 
     def _resolve(self) -> None:
         committed, self._committing = self._committing, []

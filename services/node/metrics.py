@@ -13,7 +13,7 @@ POLICY_WAIT_SECONDS = Histogram("muslin_node_policy_wait_seconds",
                                 "Seconds an ADD waited for its policy after the pod was wired.", buckets=_SECONDS)
 UNWIRING_SECONDS = Histogram("muslin_node_unwiring_seconds", "Seconds to delete one batch of veths.", buckets=_SECONDS)
 COMMITS = Counter("muslin_node_commits_total",
-                  "nf_tables transactions, by kind (change, replacement) and outcome (ok, refused).",
+                  "nf_tables transactions, by kind (change, repair, replacement) and outcome (ok, refused).",
                   ["kind", "outcome"])
 COMMIT_SECONDS = Histogram("muslin_node_commit_seconds", "Seconds that a transaction took, by kind.", ["kind"],
                            buckets=_SECONDS)

@@ -13,14 +13,25 @@ from services.node.nft import messages as m
 from services.node.nft.expressions import KeyType
 from services.node.nft.messages import Message, Target
 
-__all__ = ["MAPS", "frame", "replacement", "transition"]
+__all__ = ["FRAME_CHAINS", "FRAME_SETS", "LAYOUT", "MAPS", "frame", "merged", "repair", "replacement", "transition"]
 
 _CHAINS_ENTERED = ((names.FORWARD_EGRESS, m.HOOK_FORWARD, -1), (names.FORWARD_INGRESS, m.HOOK_FORWARD, 0),
                    (names.INPUT, m.HOOK_INPUT, 0))
+_TABLE = names.TABLE
+
+LAYOUT = "made by muslin-node, which undoes changes by others; layout 1"
+"""Comment of the table. A table with another one has other chains and sets, and is replaced whole."""
+
 MAPS = (names.FROM_POD, names.TO_POD)
-_FRAME_SETS: dict[str, KeyType] = {
+"""Those of the frame's sets that lead to chains."""
+
+FRAME_SETS: dict[str, KeyType] = {
     names.FROM_POD: x.INTERFACE, names.TO_POD: x.INTERFACE,
     names.SOURCES_4: x.joined(x.INTERFACE, x.IPV4), names.SOURCES_6: x.joined(x.INTERFACE, x.IPV6)}
+"""Sets that are there whatever the program is."""
+
+FRAME_CHAINS = frozenset({names.FORWARD_EGRESS, names.FORWARD_INGRESS, names.INPUT, names.GUARD})
+"""Chains that are."""
 
 _ICMPV6 = 58
 _NEIGHBOUR_DISCOVERY = (133, 135, 136)  # router and neighbour solicitation, neighbour advertisement (RFC 4861)
@@ -64,26 +75,50 @@ def frame(prefixes: Sequence[str]) -> dict[str, Chain]:
 
 
 def replacement(parts: Iterable[Part], prefixes: Sequence[str]) -> list[Message]:
-    """The whole table in place of whatever is there, in one transaction: no packet sees a moment between."""
-    table = names.TABLE
+    """The whole table in place of whatever is there, in one transaction.
+
+    No packet sees a moment between, but one that is in the old table when it goes may find its maps empty and be
+    dropped; where the old table is of this layout, `repair` spares it that.
+    """
     new = merged(parts)
     ids = itertools.count(1)
     return [
         # To delete what may not exist: make it first.
-        m.add_table(table),
-        m.delete_table(table),
-        m.add_table(table, "made by muslin-node, which undoes changes by others"),
-        *(m.add_set(table, name, key, next(ids), verdicts=name in MAPS) for name, key in _FRAME_SETS.items()),
-        *(m.add_chain(table, name, hook=hook, priority=priority) for name, hook, priority in _CHAINS_ENTERED),
-        m.add_chain(table, names.GUARD),
-        *(message for name, chain in frame(prefixes).items() for message in m.add_rules(table, name, chain.rules, ids)),
-        *_difference(Part(), new, ids),
+        m.add_table(_TABLE),
+        m.delete_table(_TABLE),
+        m.add_table(_TABLE, LAYOUT),
+        *(m.add_set(_TABLE, name, key, next(ids), verdicts=name in MAPS) for name, key in FRAME_SETS.items()),
+        *(m.add_chain(_TABLE, name, hook=hook, priority=priority) for name, hook, priority in _CHAINS_ENTERED),
+        m.add_chain(_TABLE, names.GUARD),
+        *_frame_rules(prefixes, ids),
+        *_additions(Part(), new, ids),
+        *_changes(Part(), new, ids),
     ]
 
 
-def transition(old: Iterable[Part], new: Iterable[Part]) -> list[Message]:
-    """What turns the old state of some parts into the new, leaving all others alone."""
-    return list(_difference(merged(old), merged(new), itertools.count(1)))
+def repair(actual: Part, parts: Iterable[Part], prefixes: Sequence[str]) -> list[list[Message]]:
+    """Transactions that turn a table of this layout, read from the kernel, into the one wanted."""
+    new = merged(parts)
+    ids = itertools.count(1)
+    flushed = (m.flush_chain(_TABLE, name) for name in frame(prefixes))
+    return [list(_additions(actual, new, ids)),
+            [*flushed, *_frame_rules(prefixes, ids), *_changes(actual, new, ids)]]
+
+
+def transition(old: Iterable[Part], new: Iterable[Part]) -> list[list[Message]]:
+    """Transactions that turn the old state of some parts into the new, leaving all others alone.
+
+    Two where elements come to lead to new chains: the first only adds what nothing leads to. A packet that is under
+    way keeps to the rules it began with, but finds the elements of this very moment; were their chains new with
+    them, it would find those without rules.
+    """
+    before, after = merged(old), merged(new)
+    ids = itertools.count(1)
+    additions, changes = list(_additions(before, after, ids)), list(_changes(before, after, ids))
+    fresh = after.chains.keys() - before.chains.keys()
+    if any(target is not None and target.chain in fresh for target in after.elements.values()):
+        return [additions, changes]
+    return [additions + changes] if additions or changes else []
 
 
 def merged(parts: Iterable[Part]) -> Part:
@@ -98,40 +133,50 @@ def merged(parts: Iterable[Part]) -> Part:
     return Part(sets, chains, elements)
 
 
-def _difference(old: Part, new: Part, ids: Iterator[int]) -> Iterator[Message]:
-    """Things first, then what refers to them; what referred first, then the things."""
-    table = names.TABLE
+def _frame_rules(prefixes: Sequence[str], ids: Iterator[int]) -> Iterator[Message]:
+    for name, chain in frame(prefixes).items():
+        yield from m.add_rules(_TABLE, name, chain.rules, ids)
+
+
+def _additions(old: Part, new: Part, ids: Iterator[int]) -> Iterator[Message]:
+    """Sets and chains that are new, with all in them; nothing leads to them yet."""
     for name, wanted in new.sets.items():
-        there = old.sets.get(name)
-        if there is None:
-            yield m.add_set(table, name, wanted.key, next(ids), wanted.comment)
-        had = there.keys if there is not None else frozenset[bytes]()
-        yield from m.delete_elements(table, name, sorted(had - wanted.keys))
-        yield from m.add_elements(table, name, sorted(wanted.keys - had))
-    yield from (m.add_chain(table, name, chain.comment) for name, chain in new.chains.items()
-                if name not in old.chains)
+        if name not in old.sets:
+            yield m.add_set(_TABLE, name, wanted.key, next(ids), wanted.comment)
+            yield from m.add_elements(_TABLE, name, sorted(wanted.keys))
+    fresh = {name: chain for name, chain in new.chains.items() if name not in old.chains}
+    yield from (m.add_chain(_TABLE, name, chain.comment) for name, chain in fresh.items())
+    for name, chain in fresh.items():
+        yield from m.add_rules(_TABLE, name, chain.rules, ids)
+
+
+def _changes(old: Part, new: Part, ids: Iterator[int]) -> Iterator[Message]:
+    """Everything else: what stays is altered, then elements are, then what has gone is deleted."""
+    for name, wanted in new.sets.items():
+        if name in old.sets:
+            had = old.sets[name].keys
+            yield from m.delete_elements(_TABLE, name, sorted(had - wanted.keys))
+            yield from m.add_elements(_TABLE, name, sorted(wanted.keys - had))
     for name, chain in new.chains.items():
-        before = old.chains.get(name)
-        if before is None or before.rules != chain.rules:
-            if before is not None:
-                yield m.flush_chain(table, name)
-            yield from m.add_rules(table, name, chain.rules, ids)
+        if name in old.chains and old.chains[name].rules != chain.rules:
+            yield m.flush_chain(_TABLE, name)
+            yield from m.add_rules(_TABLE, name, chain.rules, ids)
     yield from _elements(old.elements, new.elements)
-    gone = old.chains.keys() - new.chains.keys()
+    gone = sorted(old.chains.keys() - new.chains.keys())
     # All emptied before any is deleted: they may lead to each other.
-    yield from (m.flush_chain(table, name) for name in sorted(gone))
-    yield from (m.delete_chain(table, name) for name in sorted(gone))
-    yield from (m.delete_set(table, name) for name in sorted(old.sets.keys() - new.sets.keys()))
+    yield from (m.flush_chain(_TABLE, name) for name in gone)
+    yield from (m.delete_chain(_TABLE, name) for name in gone)
+    yield from (m.delete_set(_TABLE, name) for name in sorted(old.sets.keys() - new.sets.keys()))
 
 
 def _elements(old: Mapping[Element, Target | None], new: Mapping[Element, Target | None]) -> Iterator[Message]:
-    for name in _FRAME_SETS:
+    for name in FRAME_SETS:
         gone = sorted(e.key for e, target in old.items() if e.set == name and (e not in new or new[e] != target))
-        yield from m.delete_elements(names.TABLE, name, gone)
-    for name in _FRAME_SETS:
+        yield from m.delete_elements(_TABLE, name, gone)
+    for name in FRAME_SETS:
         fresh = {e.key: target for e, target in new.items()
                  if e.set == name and (e not in old or old[e] != target)}
         if name in MAPS:
-            yield from m.add_map_elements(names.TABLE, name, {k: t for k, t in fresh.items() if t is not None})
+            yield from m.add_map_elements(_TABLE, name, {k: t for k, t in fresh.items() if t is not None})
         else:
-            yield from m.add_elements(names.TABLE, name, fresh)
+            yield from m.add_elements(_TABLE, name, fresh)

@@ -20,7 +20,8 @@ from services.node.netlink.connection import (
     Socket,
     describe_error,
 )
-from services.node.nft.messages import GETCHAIN, GETSETELEM, GETTABLE, Message
+from services.node.nft.expressions import KeyType
+from services.node.nft.messages import GETCHAIN, GETSET, GETSETELEM, GETTABLE, Message, Target, comment
 
 __all__ = ["Nftables"]
 
@@ -31,6 +32,12 @@ _BATCH_BEGIN, _BATCH_END = 16, 17
 _INET = 1
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES = 64 << 20  # a limit, not an allocation: a whole table goes out in one datagram
+_TABLE_NAME, _TABLE_USERDATA = 1, 6
+_CHAIN_TABLE, _CHAIN_NAME = 1, 3
+_SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _ANONYMOUS = 1, 2, 3, 4, 5, 1
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
+_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA = 1, 2, 6
+_DATA_VALUE, _DATA_VERDICT, _VERDICT_CHAIN = 1, 2, 2
 _GENERIC = struct.Struct(">BBH")
 
 
@@ -87,26 +94,51 @@ class Nftables(Socket):
             if refusal is not None and not replies:
                 raise refusal
 
-    def has_table(self, table: str) -> bool:
-        """Whether the table exists. Raises KernelError."""
-        return any(as_text(parse(r.body[4:])[1]) == table for r in self._dump(GETTABLE, b"", "list tables"))
+    def table_comment(self, table: str) -> str | None:
+        """The table's comment, empty if it has none; None if there is no such table. Raises KernelError."""
+        for reply in self._dump(GETTABLE, b"", "list tables"):
+            found = parse(reply.body[4:])
+            if as_text(found[_TABLE_NAME]) == table:
+                return comment(found[_TABLE_USERDATA]) if _TABLE_USERDATA in found else ""
+        return None
 
     def chains(self, table: str) -> list[str]:
         """Names of the table's chains. Raises KernelError."""
-        found = (parse(r.body[4:]) for r in self._dump(GETCHAIN, text(1, table), "list chains"))
-        return [as_text(chain[3]) for chain in found if as_text(chain[1]) == table]
+        found = (parse(r.body[4:]) for r in self._dump(GETCHAIN, text(_CHAIN_TABLE, table), "list chains"))
+        return [as_text(chain[_CHAIN_NAME]) for chain in found if as_text(chain[_CHAIN_TABLE]) == table]
 
-    def elements(self, table: str, name: str) -> list[bytes]:
-        """Keys of a set or map. Raises KernelError: ENOENT if there is none."""
-        keys: list[bytes] = []
-        for reply in self._dump(GETSETELEM, text(1, table) + text(2, name), f"list elements of {name}"):
+    def sets(self, table: str) -> dict[str, KeyType]:
+        """Named sets and maps of the table, by name. Raises KernelError."""
+        named: dict[str, KeyType] = {}
+        for reply in self._dump(GETSET, text(_SET_TABLE, table), "list sets"):
+            found = parse(reply.body[4:])
+            number, length, flags = (int.from_bytes(found[kind], "big") if kind in found else 0
+                                     for kind in (_SET_KEY_TYPE, _SET_KEY_LENGTH, _SET_FLAGS))
+            if as_text(found[_SET_TABLE]) == table and not flags & _ANONYMOUS:
+                named[as_text(found[_SET_NAME])] = KeyType(number, length, 0)
+        return named
+
+    def elements(self, table: str, name: str) -> dict[bytes, Target | None]:
+        """Keys of a set, or of a map with where they lead. Raises KernelError: ENOENT if there is none."""
+        keys: dict[bytes, Target | None] = {}
+        request = text(_LIST_TABLE, table) + text(_LIST_SET, name)
+        for reply in self._dump(GETSETELEM, request, f"list elements of {name}"):
             for kind, data in pairs(reply.body[4:]):
-                if kind == 3:
-                    keys += [bytes(parse(parse(element)[1])[1]) for _, element in pairs(data)]
+                if kind == _LIST_ELEMENTS:
+                    keys.update(_element(parse(element)) for _, element in pairs(data))
         return keys
 
     def _dump(self, kind: int, body: bytes, what: str) -> list[Reply]:
         return self.dump(Request(_SUBSYSTEM | kind, 0, _GENERIC.pack(_INET, 0, 0) + body, what))
+
+
+def _element(found: dict[int, memoryview]) -> tuple[bytes, Target | None]:
+    key = bytes(parse(found[_ELEMENT_KEY])[_DATA_VALUE])
+    if _ELEMENT_DATA not in found:
+        return key, None
+    verdict = parse(parse(found[_ELEMENT_DATA])[_DATA_VERDICT])
+    chain = as_text(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else ""
+    return key, Target(chain, comment(found[_ELEMENT_USERDATA]) if _ELEMENT_USERDATA in found else "")
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes, resource: int = 0) -> bytes:

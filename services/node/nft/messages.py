@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from services.node.netlink.attributes import attribute, be32, nested, text
 from services.node.netlink.connection import NLM_F_APPEND, NLM_F_CREATE
-from services.node.nft.expressions import GOTO, KeyType, Part, Rule, lookup, verdict_data
+from services.node.nft.expressions import JUMP, KeyType, Part, Rule, lookup, verdict_data
 
 __all__ = ["Message", "Target", "add_chain", "add_elements", "add_map_elements", "add_rules", "add_set", "add_table",
-           "delete_chain", "delete_elements", "delete_set", "delete_table", "flush_chain"]
+           "comment", "delete_chain", "delete_elements", "delete_set", "delete_table", "flush_chain"]
 
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
 NEWCHAIN, GETCHAIN, DELCHAIN = 3, 4, 5
@@ -52,6 +52,12 @@ def _userdata(kind: int, value: str) -> bytes:
     """A comment where nft(8) looks for it: type, length, string with final zero."""
     raw = value.encode()[:_COMMENT_BYTES].decode(errors="ignore").encode() + b"\0"
     return bytes((kind, len(raw))) + raw
+
+
+def comment(userdata: bytes | memoryview) -> str:
+    """The comment in a table's or an element's userdata; empty if there is none."""
+    raw = bytes(userdata)
+    return raw[2:2 + raw[1]].rstrip(b"\0").decode(errors="replace") if raw[:1] == bytes((_OTHER_COMMENT,)) else ""
 
 
 def add_table(table: str, comment: str = "") -> Message:
@@ -113,7 +119,7 @@ def add_elements(table: str, name: str, keys: Iterable[bytes]) -> Iterator[Messa
 def add_map_elements(table: str, name: str, elements: Mapping[bytes, Target]) -> Iterator[Message]:
     """Add keys to a verdict map; EEXIST or EBUSY for a key that leads elsewhere."""
     return _elements(NEWSETELEM, NLM_F_CREATE, table, name, (
-        nested(1, nested(1, attribute(1, key)), nested(2, verdict_data(GOTO, target.chain)),
+        nested(1, nested(1, attribute(1, key)), nested(2, verdict_data(JUMP, target.chain)),
                attribute(6, _userdata(_OTHER_COMMENT, target.comment)) if target.comment else b"")
         for key, target in elements.items()))
 

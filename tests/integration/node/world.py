@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muslin import netns
+from services.node import actual
 from services.node.attachment import Attachment
 from services.node.enforce import table
 from services.node.enforce.parts import Owner
@@ -82,12 +83,20 @@ class World:
         for event in events:
             self.state, owners = applied(self.state, event)
             changed |= owners
-        self.nft.commit(table.transition((old.parts[o] for o in changed if o in old.parts),
-                                         (self.state.parts[o] for o in changed if o in self.state.parts)))
+        for messages in table.transition((old.parts[o] for o in changed if o in old.parts),
+                                         (self.state.parts[o] for o in changed if o in self.state.parts)):
+            self.nft.commit(messages)
 
     def replace(self) -> None:
         """Commit the whole table anew."""
         self.nft.commit(table.replacement(self.state.parts.values(), PREFIXES))
+
+    def repair(self) -> None:
+        """Read the table and put it in order, as the daemon does when it starts."""
+        there = actual.read(self.nft)
+        assert there is not None
+        for messages in table.repair(there, self.state.parts.values(), PREFIXES):
+            self.nft.commit(messages)
 
     def enforce(self, *endpoints: Endpoint, policies: Iterable[Policy] = (), groups: Iterable[Group] = ()) -> None:
         """Put a snapshot in force."""

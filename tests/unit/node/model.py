@@ -12,7 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.node.nft.messages import Message
+from services.node.actual import UNREAD
+from services.node.enforce.parts import Chain as ReadChain
+from services.node.enforce.parts import Element, Part
+from services.node.enforce.parts import Set as ReadSet
+from services.node.enforce.table import FRAME_CHAINS, FRAME_SETS
+from services.node.nft.expressions import KeyType
+from services.node.nft.messages import Message, Target
 
 INPUT, FORWARD = 1, 2
 
@@ -217,6 +223,23 @@ class Table:
                          for rule, bound in zip(chain.rules, chain.bound, strict=True)]
                   for name, chain in self.chains.items()}
         return {name: each.keys for name, each in self.sets.items()}, chains
+
+    def verdicts(self) -> list[bool]:
+        """What happens to a few packets."""
+        return [self.allows(Packet("10.0.0.1", "10.0.1.1", protocol, 80, incoming, outgoing))
+                for protocol in (6, 17) for incoming in ("mus1", "eth0") for outgoing in ("cali3", "eth0")]
+
+    def led_to(self) -> set[str]:
+        """Chains that elements of maps lead to."""
+        return {target[1] for each in self.sets.values() for target in each.keys.values() if target}
+
+    def read(self) -> Part:
+        """As the daemon reads a table: rules unread."""
+        elements = {Element(name, key): Target(target[1]) if target else None for name in FRAME_SETS
+                    for key, target in self.sets[name].keys.items()}
+        return Part({name: ReadSet(KeyType(0, 0, 0), frozenset(each.keys)) for name, each in self.sets.items()
+                     if name not in FRAME_SETS},
+                    {name: ReadChain(UNREAD) for name in self.chains.keys() - FRAME_CHAINS}, elements)
 
     def allows(self, packet: Packet) -> bool:
         """Whether the packet passes all chains of its hook, in order of priority."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from muslin.errors import Corrupt
 from services.node.attachment import Attachment
 from services.node.enforce import names, table
+from services.node.enforce.parts import Owner
 from services.node.enforce.program import (
     Action,
     Endpoint,
@@ -27,6 +28,7 @@ from services.node.enforce.program import (
     member,
 )
 from services.node.enforce.state import Claim, Event, Release, State, applied
+from services.node.nft.messages import Message
 from tests.unit.node import oracle
 from tests.unit.node.model import Packet, Table
 
@@ -130,6 +132,17 @@ deltas = st.one_of(
 )
 
 
+@given(everything, claimed, everything)
+@settings(max_examples=50)
+def test_a_table_that_is_read_back_is_repaired(before: Update, claims: list[Claim], update: Update) -> None:
+    """Whatever an earlier run left, the result is the table that would be made anew."""
+    old, new = run([*claims, before]), run([*claims[1:], update])
+    kept = rendered(old)
+    for messages in table.repair(kept.read(), new.parts.values(), PREFIXES):
+        kept.commit(messages)
+    assert kept.content() == rendered(new).content()
+
+
 @given(everything, st.lists(deltas, max_size=12))
 @settings(max_examples=100)
 def test_differences_lead_to_the_same_table_as_a_whole_rendering(first: Update, events: list[Event]) -> None:
@@ -141,14 +154,26 @@ def test_differences_lead_to_the_same_table_as_a_whole_rendering(first: Update, 
             after, changed = applied(state, event)
         except OutOfSync:
             continue
-        kept.commit(table.transition((state.parts[o] for o in changed if o in state.parts),
-                                     (after.parts[o] for o in changed if o in after.parts)))
+        *first_of_two, last = changes(state, after, changed) or [[]]
+        for messages in first_of_two:
+            before = kept.verdicts()
+            kept.commit(messages)
+            assert kept.verdicts() == before, "what is added beforehand changes nothing yet"
+        there = set(kept.chains)
+        kept.commit(last)
+        assert kept.led_to() <= there, "a packet under way would find a chain without rules"
         state = after
         program = state.program
         anew = run([*(Claim(a, i) for a, i in state.claims.items()),
                     snapshot(program.groups.values(), program.policies.values(), program.endpoints.values())])
         assert dict(state.parts) == dict(anew.parts)
         assert kept.content() == rendered(anew).content()
+
+
+def changes(old: State, new: State, owners: Iterable[Owner]) -> list[list[Message]]:
+    owners = list(owners)
+    return table.transition((old.parts[o] for o in owners if o in old.parts),
+                            (new.parts[o] for o in owners if o in new.parts))
 
 
 def test_a_delta_is_minimal() -> None:
@@ -159,8 +184,7 @@ def test_a_delta_is_minimal() -> None:
 
     def whats(before: State, event: Event) -> tuple[State, list[str]]:
         after, changed = applied(before, event)
-        return after, [m.what for m in table.transition((before.parts[o] for o in changed if o in before.parts),
-                                                        (after.parts[o] for o in changed if o in after.parts))]
+        return after, [m.what for messages in changes(before, after, changed) for m in messages]
 
     state, said = whats(state, Update(2, members=(("g1", frozenset({member("10.0.0.9")}), frozenset()),)))
     assert said == [f"add elements to {names.group_set('g1', 'address', 4)}"]

@@ -1,0 +1,39 @@
+"""What the kernel has, read back as parts: where a start, or a refused change, has to go on from."""
+
+from __future__ import annotations
+
+from services.node.enforce import names
+from services.node.enforce.parts import Chain, Element, Part, Set
+from services.node.enforce.table import FRAME_CHAINS, FRAME_SETS, LAYOUT
+from services.node.nft.connection import Nftables
+from services.node.nft.expressions import Rule
+from services.node.nft.messages import Target
+
+__all__ = ["read"]
+
+UNREAD = (Rule((b"",)),)
+"""Rules of a chain that was not read: equal to none that are wanted, so the chain is written anew."""
+
+
+def read(nft: Nftables) -> Part | None:
+    """The table's content behind its frame; None if there is no table, or not one that we can go on from.
+
+    Rules are not read: they are rewritten whatever they are.
+
+    Raises:
+        KernelError: the table can not be read, or went while it was.
+    """
+    if nft.table_comment(names.TABLE) != LAYOUT:
+        return None
+    chains, sets = set(nft.chains(names.TABLE)), nft.sets(names.TABLE)
+    if not chains >= FRAME_CHAINS or any(
+            name not in sets or sets[name][:2] != key[:2] for name, key in FRAME_SETS.items()):
+        return None
+    elements: dict[Element, Target | None] = {}
+    for name in FRAME_SETS:
+        elements.update((Element(name, key), target) for key, target in nft.elements(names.TABLE, name).items())
+    return Part(
+        sets={name: Set(key, frozenset(nft.elements(names.TABLE, name))) for name, key in sets.items()
+              if name not in FRAME_SETS},
+        chains={name: Chain(UNREAD) for name in chains - FRAME_CHAINS},
+        elements=elements)
