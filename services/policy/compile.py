@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from muslin.selectors import All, Selector, canonical
 from services.policy.model import Endpoint, Policy, Profile, Rule
 from services.policy.program import CompiledPolicy, CompiledRule, Group, GroupKind
-from services.policy.selectors import All, Selector, canonical
 
 
 @dataclass(frozen=True, slots=True)

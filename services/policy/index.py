@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from typing import TypeAlias
 
+from muslin.selectors import And, Comparison, Selector
 from services.policy import labels as names
 from services.policy.model import Attachment
-from services.policy.selectors import And, Comparison, Selector
 
 Pair: TypeAlias = tuple[str, str]
 

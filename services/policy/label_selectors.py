@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from muslin.selectors import Comparison, Has, Membership, Not, Selector, equal
 from services.policy.fields import Field, FieldError
-from services.policy.selectors import Comparison, Has, Membership, Not, Selector, equal
 
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-NAMESPACE = "projectcalico.org/namespace"
+from muslin import selectors
+
+NAMESPACE = selectors.NAMESPACE
 """Name of the endpoint's namespace."""
 ORCHESTRATOR = "projectcalico.org/orchestrator"
 """`k8s`, or `cni` outside Kubernetes."""

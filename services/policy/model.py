@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from services.policy.selectors import Selector
+from muslin.selectors import Selector
 
 NAMESPACE_PROFILE_PREFIX = "k8s_ns."
 """With a namespace's name: the profile of its pods."""

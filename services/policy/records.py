@@ -14,10 +14,9 @@ import msgspec
 
 from muslin.errors import Corrupt, InvalidArgument, MuslinError
 from muslin.etcd import keys
+from muslin.selectors import Has, parse
 from services.policy import labels as names
 from services.policy.model import NAMESPACE_PROFILE_PREFIX, Action, Profile, Rule
-from services.policy.selector_parser import parse
-from services.policy.selectors import Has
 from services.policy.translate import Ref, Translation, translate
 
 MAX_MANIFEST = 1 << 20

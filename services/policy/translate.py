@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from muslin.selectors import Has, Selector, conjunction, equal
 from services.policy import labels as names
 from services.policy.fields import Field, FieldError, Untranslatable
 from services.policy.ipblocks import Network, merged, network
@@ -27,7 +28,6 @@ from services.policy.model import (
     Profile,
     Rule,
 )
-from services.policy.selectors import Has, Selector, conjunction, equal
 
 KINDS = ("Namespace", "NetworkPolicy")
 """What can be translated."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muslin.selectors import parse
 from services.policy.engine import Engine
 from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone, ResourcePut
 from services.policy.labels import PROFILE_PREFIX
@@ -27,7 +28,6 @@ from services.policy.program import (
     apply,
     diff,
 )
-from services.policy.selector_parser import parse
 from tests.unit.policy.cluster import Cluster, Pod, namespace, network_policy, put
 from tests.unit.policy.strategies import PODS, pods, policies, spaces
 

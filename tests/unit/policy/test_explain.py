@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from muslin.selectors import parse
 from services.policy.engine import Engine
 from services.policy.events import EndpointPut, Event, ResourcePut
 from services.policy.explain import Packet, Place, View, decide, explain
 from services.policy.model import Action, Direction, Policy, PortRange, Profile, Rule, Tier
 from services.policy.program import EMPTY, CompiledEndpoint, TierPolicies
-from services.policy.selector_parser import parse
 from tests.unit.policy.cluster import Cluster, Pod, namespace, network_policy, put
 
 WEB = Pod("x", "web", "10.0.0.1", {"app": "web"})

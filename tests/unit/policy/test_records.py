@@ -14,11 +14,11 @@ from muslin.api.policy.v1 import policy_pb2
 from muslin.errors import Corrupt, InvalidArgument
 from muslin.etcd import KeyValue, Put, keys
 from muslin.etcd.mirror import Change
+from muslin.selectors import parse
 from services.policy.events import ResourceGone, ResourcePut
 from services.policy.model import Action, Policy, Profile, Rule
 from services.policy.policies import MAX_COMPLAINTS, checked
 from services.policy.records import Object, decode_object, decode_profile, encode, network_profile
-from services.policy.selector_parser import parse
 from services.policy.sources import Sources
 from services.policy.store import MAX_BYTES, MAX_OPERATIONS, batches
 from services.policy.translate import Ref

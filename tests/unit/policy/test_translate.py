@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from muslin.selectors import parse
 from services.policy.fields import FieldError
 from services.policy.model import Action, Direction, Policy, PortRange, Profile, Rule
-from services.policy.selector_parser import parse
 from services.policy.translate import Condition, Ref, Translation, translate
 from tests.unit.policy.cluster import namespace, network_policy
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 
 from muslin.errors import InvalidArgument
-from services.policy.selectors import KEY, All, And, Comparison, Global, Has, Membership, Not, Or, Selector
+from muslin.selectors.expressions import KEY, All, And, Comparison, Global, Has, Membership, Not, Or, Selector
 
 MAX_DEPTH = 64
 """Levels of parentheses and negations; people write two or three."""

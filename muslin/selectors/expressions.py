@@ -1,4 +1,4 @@
-"""Selectors: expressions over labels, in Calico's grammar (`selector_parser` reads them).
+"""Selectors: expressions over labels, in Calico's grammar (`parser` reads them).
 
 Values compare equal if they are written equally; `canonical` finds one way to write what several say.
 """
@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from muslin.errors import InvalidArgument
-from services.policy import labels as names
+
+NAMESPACE = "projectcalico.org/namespace"
+"""Label with the name of the namespace that something is in."""
 
 KEY = re.compile(r"[a-zA-Z0-9_./\-]{1,512}")
 """What a label's key looks like."""
@@ -55,7 +57,7 @@ class Global(Selector):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Where the namespace is absent."""
-        return names.NAMESPACE not in labels
+        return NAMESPACE not in labels
 
     def __str__(self) -> str:
         return "global()"
@@ -196,7 +198,7 @@ def canonical(selector: Selector) -> Selector:
     """
     match selector:
         case Global():
-            return Not(Has(names.NAMESPACE))
+            return Not(Has(NAMESPACE))
         case Membership(key, values, negated):
             unique = tuple(sorted(set(values)))
             if len(unique) == 1:

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muslin.errors import InvalidArgument
-from services.policy.selector_parser import SelectorError, parse
-from services.policy.selectors import (
+from muslin.selectors import (
     COMPARISONS,
     All,
     And,
@@ -19,7 +18,9 @@ from services.policy.selectors import (
     Not,
     Or,
     Selector,
+    SelectorError,
     canonical,
+    parse,
 )
 
 KEYS = st.sampled_from(["a", "b", "in", "not", "has", "all", "global", "contains", "a.b/c-d_e",
