@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import ipaddress
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,17 +11,17 @@ import grpc
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
-from muslin.cni.invocation import Invocation
-from muslin.cni.result import IPConfig
-from muslin.errors import Corrupt, MuslinError, TimedOut, Unavailable, Unsupported
+from muslin.errors import Corrupt, MuslinError, Unavailable
 from muslin.etcd import Etcd, keys
 from muslin.etcd.mirror import Change, Mirror
-from muslin.rpc import App, Part, Readiness, node_of
+from muslin.rpc import App, Part, Readiness
 from services.ipam import admin, blocks, handles, pools, store
 from services.ipam.allocator import Allocator
 from services.ipam.blocks import Block
+from services.ipam.deadline import remaining
 from services.ipam.handles import Handle
 from services.ipam.metrics import PoolGauges
+from services.ipam.plugin import Plugin
 from services.ipam.pools import Pool
 from services.ipam.view import View
 
@@ -31,11 +29,6 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-OUR_TYPES = ("", "calico-ipam", "muslin-ipam")
-"""Values of a configuration's ipam.type that mean this service."""
-
-_DEADLINE = 10.0
-"""Seconds for a request whose caller has set no deadline."""
 _LOOK = 0.5
 """Seconds between looks at whether the mirror follows: it announces changes of records, not of its own state."""
 
@@ -63,7 +56,7 @@ class IpamApp(App):
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.ipam.v1."""
-        ipam_pb2_grpc.add_PluginServicer_to_server(_Plugin(self), server)  # type: ignore[abstract]  # see _Plugin
+        ipam_pb2_grpc.add_PluginServicer_to_server(Plugin(self), server)  # type: ignore[abstract]  # see Plugin
         ipam_pb2_grpc.add_IpamServicer_to_server(_Ipam(self), server)  # type: ignore[abstract]  # not all yet
         return tuple(service.full_name for service in ipam_pb2.DESCRIPTOR.services_by_name.values())
 
@@ -110,51 +103,15 @@ class IpamApp(App):
             raise Unavailable(f"ipam: the store has not been read yet: {self._mirror.trouble or 'starting'}")
 
 
-def _remaining(context: Context) -> float:
-    """Seconds that a request may take."""
-    if (remaining := context.time_remaining()) is None:
-        return _DEADLINE
-    if remaining <= 0:
-        raise TimedOut("the caller's deadline has passed")
-    return remaining
-
-
-class _Plugin(ipam_pb2_grpc.PluginServicer):
-    """Addresses for the CNI chain. Verbs that are not here answer UNIMPLEMENTED, as the generated class has it."""
-
-    def __init__(self, app: IpamApp) -> None:
-        self._app = app
-
-    async def Add(self, request: cni_pb2.AddRequest, context: Context) -> cni_pb2.AddResponse:
-        call = Invocation.parse(request.call, "")
-        if call.conf.ipam_type not in OUR_TYPES:
-            raise Unsupported(f"ipam.type {call.conf.ipam_type!r} is not supported; use \"muslin-ipam\" or "
-                              "\"calico-ipam\", or leave it out")
-        wanted = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
-        held = await self._app.allocator.assign(wanted, _remaining(context))
-        log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node, _addresses(held))
-        ips = tuple(IPConfig(_with_length(a.address)) for a in held.addresses)
-        return call.response(dataclasses.replace(call.result, ips=call.result.ips + ips), call.context)
-
-    async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
-        call = Invocation.parse(request.call, "")
-        await _release(self._app, call.attachment, context)
-        return cni_pb2.DelResponse()
-
-
 async def _release(app: IpamApp, attachment: cni_pb2.Attachment, context: Context) -> tuple[str, ...]:
     identity = handles.identity(attachment)
-    freed = await app.allocator.release(identity, _remaining(context))
+    freed = await app.allocator.release(identity, remaining(context))
     log.info("freed attachment=%s addresses=%s", identity, ",".join(freed) or "none")
     return freed
 
 
 def _addresses(handle: Handle) -> str:
     return ",".join(a.address for a in handle.addresses)
-
-
-def _with_length(address: str) -> str:
-    return str(ipaddress.ip_interface(address))
 
 
 class _Ipam(ipam_pb2_grpc.IpamServicer):
@@ -186,7 +143,7 @@ class _Ipam(ipam_pb2_grpc.IpamServicer):
     async def Assign(self, request: ipam_pb2.AssignRequest,
                      context: Context) -> ipam_pb2.AssignResponse:
         wanted = handles.of(request.attachment, request.node, request.namespace, request.pod)
-        held = await self._app.allocator.assign(wanted, _remaining(context))
+        held = await self._app.allocator.assign(wanted, remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node, _addresses(held))
         return ipam_pb2.AssignResponse(handle=_handle(held))
 

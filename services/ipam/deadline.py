@@ -1,0 +1,25 @@
+"""How long a request may take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from muslin.errors import TimedOut
+
+DEFAULT = 10.0
+"""Seconds for a request whose caller has set no deadline."""
+
+
+def remaining(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Seconds until the caller gives up.
+
+    Raises:
+        TimedOut: it has.
+    """
+    if (seconds := context.time_remaining()) is None:
+        return DEFAULT
+    if seconds <= 0:
+        raise TimedOut("the caller's deadline has passed")
+    return seconds
