@@ -32,6 +32,8 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
         self.snapshot = policy_pb2.SubscribeResponse(revision=1, snapshot=True)
         self.acknowledged: asyncio.Queue[int] = asyncio.Queue()
         self.nodes: list[str] = []
+        self.hold: asyncio.Event | None = None
+        """While it is there and not set, no snapshot is sent."""
         self._queues: list[asyncio.Queue[policy_pb2.SubscribeResponse]] = []
 
     async def Subscribe(self, request_iterator: Any, context: Any) -> AsyncIterator[policy_pb2.SubscribeResponse]:
@@ -46,6 +48,8 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
         queue: asyncio.Queue[policy_pb2.SubscribeResponse] = asyncio.Queue()
         self._queues.append(queue)
         try:
+            if self.hold is not None:
+                await self.hold.wait()
             yield self.snapshot
             while True:
                 yield await queue.get()

@@ -1,0 +1,206 @@
+"""What nft(8) prints of a table is what was meant: our encoding read by somebody else's decoder."""
+
+from __future__ import annotations
+
+import ipaddress
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+from muslin.netns import path_of
+from services.node.attachment import Attachment
+from services.node.enforce import table
+from services.node.enforce.names import Direction, group_set, policy_chain, stage_chain, variant_chain
+from services.node.enforce.program import Action, Endpoint, Kind, Policy, Rule, Update
+from services.node.enforce.state import Claim, State, applied
+from services.node.errors import KernelError
+from services.node.nft import expressions as x
+from services.node.nft import messages as m
+from services.node.nft.connection import Nftables
+from tests.integration.node.world import group
+from tests.support.netns import command, namespace
+
+pytestmark = pytest.mark.root
+
+FRAME = """
+	map from_pod {
+		type ifname : verdict%s
+	}
+
+	map to_pod {
+		type ifname : verdict%s
+	}
+
+	set sources4 {
+		type ifname . ipv4_addr%s
+	}
+
+	set sources6 {
+		type ifname . ipv6_addr
+	}
+%s
+	chain forward-egress {
+		type filter hook forward priority filter - 1; policy accept;
+		ct state established,related accept
+		iifname vmap @from_pod
+		iifname "cali*" counter packets 0 bytes 0 drop comment "no policy yet"
+	}
+
+	chain forward-ingress {
+		type filter hook forward priority filter; policy accept;
+		ct state established,related accept
+		oifname vmap @to_pod
+		oifname "cali*" counter packets 0 bytes 0 drop comment "no policy yet"
+	}
+
+	chain input {
+		type filter hook input priority filter; policy accept;
+		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept
+		ct state established,related accept
+		iifname vmap @from_pod
+		iifname "cali*" counter packets 0 bytes 0 drop comment "no policy yet"
+	}
+
+	chain from-pod-guard {
+		ct state invalid counter packets 0 bytes 0 drop
+		iifname . ip saddr != @sources4 counter packets 0 bytes 0 drop comment "not its own address"
+		iifname . ip6 saddr != @sources6 counter packets 0 bytes 0 drop comment "not its own address"
+		ip daddr 127.0.0.0/8 ct status ! dnat counter packets 0 bytes 0 drop comment "the host's loopback"
+	}
+"""
+
+
+@pytest.fixture
+def nft() -> Iterator[tuple[Nftables, str]]:
+    with namespace("nft") as path, Nftables(path) as connection:
+        yield connection, path.name
+
+
+def listed(nft: tuple[Nftables, str], what: str, *name: str) -> str:
+    return command(path_of(nft[1]), "nft", "list", what, "inet", "muslin", *name)
+
+
+def commit(nft: tuple[Nftables, str], update: Update, *interfaces: str) -> None:
+    state = State()
+    for interface in interfaces:
+        state, _ = applied(state, Claim(Attachment("net", interface, "eth0"), interface))
+    state, _ = applied(state, update)
+    nft[0].commit(table.replacement(state.parts.values(), ["cali"]))
+
+
+def test_an_empty_program(nft: tuple[Nftables, str]) -> None:
+    commit(nft, Update(1, snapshot=True))
+    comment = f'\tcomment "{table.LAYOUT}"'
+    assert listed(nft, "table") == "table inet muslin {\n" + comment + FRAME % ("", "", "", "") + "}\n"
+
+
+def test_an_endpoint_with_a_policy_a_profile_and_a_pass(nft: tuple[Nftables, str]) -> None:
+    adm, net, profile = ("adm/first", "default/web", "profile/k8s_ns.shop")
+    one = Endpoint(Attachment("net", "cali1", "eth0"), "cali1", (ipaddress.IPv4Address("10.0.0.1"),),
+                   ingress=((adm,), (net,)), profiles=(profile,), workload="shop/web-1")
+    commit(nft, Update(1, snapshot=True, endpoints=(one,), policies=(
+        Policy(adm, "first", ingress=(Rule(Action.PASS, 6, path="spec.ingress[0]"),
+                                      Rule(Action.DENY, path="spec.ingress[1]"))),
+        Policy(net, "web", ingress=(Rule(Action.ALLOW, 6, ports=((80, 80),), path="spec.ingress[0]"),)),
+        Policy(profile, "k8s_ns.shop", (Rule(Action.ALLOW),), (Rule(Action.ALLOW),)))), "cali1")
+    whole = listed(nft, "table")
+    first = stage_chain(Direction.INGRESS, ((adm,), (net,)), (profile,))
+    second = stage_chain(Direction.INGRESS, ((net,),), (profile,))
+    out = stage_chain(Direction.EGRESS, (), (profile,))
+    elements = [f'\n\t\telements = {{ "cali1" comment "shop/web-1" : jump {chain} }}' for chain in (out, first)]
+    frame = FRAME % (*elements, '\n\t\telements = { "cali1" . 10.0.0.1 }', "")
+    assert whole.startswith("table inet muslin {\n" + f'\tcomment "{table.LAYOUT}"' + frame)
+    chains = {
+        out: f"""
+            jump from-pod-guard
+            jump {policy_chain(profile, Direction.EGRESS)} comment "{profile}"
+            counter packets 0 bytes 0 drop comment "no profile decided"
+            """,
+        first: f"""
+            ct state invalid counter packets 0 bytes 0 drop
+            jump {variant_chain(adm, first)} comment "{adm}"
+            counter packets 0 bytes 0 drop comment "no policy decided"
+            """,
+        second: f"""
+            ct state invalid counter packets 0 bytes 0 drop
+            jump {policy_chain(net, Direction.INGRESS)} comment "{net}"
+            counter packets 0 bytes 0 drop comment "no policy decided"
+            """,
+        variant_chain(adm, first): f"""
+            comment "{adm}"
+            meta l4proto tcp goto {second} comment "spec.ingress[0]"
+            counter packets 0 bytes 0 drop comment "spec.ingress[1]"
+            """,
+        policy_chain(net, Direction.INGRESS): f"""
+            comment "{net}"
+            tcp dport 80 accept comment "spec.ingress[0]"
+            """,
+    }
+    for name, rules in chains.items():
+        body = textwrap.indent(textwrap.dedent(rules).strip(), "\t\t")
+        assert f"\tchain {name} {{\n{body}\n\t}}\n" in whole
+
+
+MATCHES = {
+    Rule(Action.ALLOW): ["accept"],
+    Rule(Action.DENY): ["counter packets 0 bytes 0 drop"],
+    Rule(Action.LOG, 17): ['meta l4proto udp log prefix "muslin t/p: "'],
+    Rule(Action.ALLOW, 132, ports=((80, 80), (81, 90), (443, 443))): ["sctp dport { 80-90, 443 } accept"],
+    Rule(Action.ALLOW, 17, ports=((1000, 2000),)): ["udp dport 1000-2000 accept"],
+    Rule(Action.ALLOW, 1, ports=((1000, 2000),)): [],
+    Rule(Action.ALLOW, ports=((53, 53),)): ["meta l4proto { tcp, udp, sctp } th dport 53 accept"],
+    Rule(Action.ALLOW, peer_group="four"): ["ip saddr @FOUR4 accept"],
+    Rule(Action.ALLOW, 6, peer_group="both", ports=((80, 80),)): [
+        "tcp dport 80 ip saddr @BOTH4 accept", "tcp dport 80 ip6 saddr @BOTH6 accept"],
+    Rule(Action.ALLOW, port_group="named"): ["ip daddr . meta l4proto . th dport @NAMED4 accept"],
+    Rule(Action.ALLOW, nets=(ipaddress.ip_network("10.0.0.0/8"),), not_nets=(ipaddress.ip_network("10.1.2.0/23"),)): [
+        "ip saddr 10.0.0.0/8 ip saddr != 10.1.2.0/23 accept"],
+    Rule(Action.ALLOW, nets=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/10"))): [
+        "ip saddr 10.0.0.0/8 accept", "ip6 saddr fd00::/10 accept"],
+    Rule(Action.ALLOW, not_nets=tuple(map(ipaddress.ip_network, ("10.0.0.0/9", "10.192.0.0/10")))): [
+        "ip saddr != { 10.0.0.0/9, 10.192.0.0/10 } accept", "meta nfproto ipv6 accept"],
+    Rule(Action.ALLOW, nets=(ipaddress.ip_network("0.0.0.0/0"),)): ["meta nfproto ipv4 accept"],
+}
+
+
+@pytest.mark.parametrize("rule", MATCHES, ids=lambda rule: "; ".join(MATCHES[rule]) or "nothing")
+def test_each_kind_of_match(nft: tuple[Nftables, str], rule: Rule) -> None:
+    groups = (group("four", Kind.ADDRESS, "10.0.0.1"), group("both", Kind.ADDRESS, "10.0.0.1", "fd00::1"),
+              group("named", Kind.PORT, "10.0.0.1,6,8080"))
+    commit(nft, Update(1, snapshot=True, groups=groups, policies=(Policy("t/p", "t/p", ingress=(rule,)),)))
+    expected = MATCHES[rule]
+    for word, name in (("FOUR4", group_set("four", "address", 4)), ("BOTH4", group_set("both", "address", 4)),
+                       ("BOTH6", group_set("both", "address", 6)), ("NAMED4", group_set("named", "port", 4))):
+        expected = [line.replace(word, name) for line in expected]
+    lines = listed(nft, "chain", policy_chain("t/p", Direction.INGRESS)).splitlines()
+    assert [line.strip() for line in lines[3:-2]] == expected
+
+
+def test_a_refused_transaction_changes_nothing_and_says_which_message(nft: tuple[Nftables, str]) -> None:
+    commit(nft, Update(1, snapshot=True))
+    before = listed(nft, "table")
+    with pytest.raises(KernelError, match=r"delete chain nowhere: .*No such file") as refused:
+        nft[0].commit([m.add_chain("muslin", "new"), m.delete_chain("muslin", "nowhere"),
+                       m.add_chain("muslin", "newer")])
+    assert (refused.value.index, listed(nft, "table")) == (1, before)
+    # No message alone is wrong here: the loop is seen when the whole is checked.
+    pairs = (("a", "b"), ("b", "a"), ("input", "a"))
+    loop = [*(m.add_chain("muslin", name) for name in "ab"), *(
+        message for name, target in pairs
+        for message in m.add_rules("muslin", name, [x.Rule((x.verdict(x.JUMP, target),))], iter(())))]
+    with pytest.raises(KernelError, match="Too many links"):
+        nft[0].commit(loop)
+    assert listed(nft, "table") == before
+    nft[0].commit([m.add_chain("muslin", "fine")])
+    assert "fine" in nft[0].chains("muslin")
+
+
+def test_what_is_read_back(nft: tuple[Nftables, str]) -> None:
+    assert nft[0].table_comment("muslin") is None
+    commit(nft, Update(1, snapshot=True, groups=(group("big", Kind.ADDRESS, *(f"10.{i}.{j}.1" for i in range(40)
+                                                                            for j in range(256))),)))
+    assert nft[0].table_comment("muslin") == table.LAYOUT
+    assert set(nft[0].chains("muslin")) == table.FRAME_CHAINS
+    assert set(nft[0].sets("muslin")) == {*table.FRAME_SETS, group_set("big", "address", 4)}
+    assert len(nft[0].elements("muslin", group_set("big", "address", 4))) == 40 * 256
