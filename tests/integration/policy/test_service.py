@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import time
+import urllib.request
 from functools import partial
 from typing import Any
 
@@ -285,3 +288,71 @@ async def test_two_replicas_send_the_same(client: Client, etcd: EtcdServer, endp
             await a.until(lambda n: not n.groups)
     finally:
         other.stop()
+
+
+async def test_how_long_an_endpoint_change_takes_through_the_service(client: Client,
+                                                                     endpoint_server: EndpointServer) -> None:
+    """Printed with -s: from the endpoint service's record to the node's message, over two gRPC streams.
+
+    The bound is wide, since other things may run; what it catches is a pause on the way.
+    """
+    await client.apply(namespace("x"), POLICY)
+    async with Node(client, "n1") as node:
+        await node.receive()
+        times = []
+        for i in range(200):
+            began = time.perf_counter()
+            endpoint_server.endpoints.put(record("x", "client", f"10.0.1.{i}", node="n2", app="client"))
+            await node.receive()
+            times.append((time.perf_counter() - began) * 1000)
+    times.sort()
+    print(f"endpoint change to node's message, ms: min {times[0]:.2f}, "  # noqa: T201  a measurement
+          f"p50 {times[100]:.2f}, p90 {times[180]:.2f}")
+    assert times[100] < 50
+
+
+async def test_acknowledgements_are_metrics(etcd: EtcdServer, endpoint_server: EndpointServer) -> None:
+    """Sent and enforced revision of each node, while it is subscribed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    service = Service("policy", "--etcd", etcd.endpoint, "--endpoint", endpoint_server.target, "--metrics",
+                      f"127.0.0.1:{port}")
+    try:
+        service.launch()
+        await asyncio.to_thread(service.wait)
+        async with Client(service.target) as client:
+            async with Node(client, "n1") as node:
+                await node.receive()
+                await client.apply(namespace("x"), POLICY)
+                await node.receive()
+                await until_metric(port, 'muslin_policy_enforced_revision{node="n1"} 2.0')
+                text = await scrape(port)
+                assert 'muslin_policy_sent_revision{node="n1"} 2.0' in text
+                assert 'muslin_policy_state{kind="endpoints"} 2.0' in text
+                assert "muslin_policy_subscriptions 1.0" in text
+            await until_metric(port, "muslin_policy_subscriptions 0.0")
+            assert 'node="n1"' not in await scrape(port)
+    finally:
+        service.stop()
+
+
+async def scrape(port: int) -> str:
+    def read() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    return await asyncio.to_thread(read)
+
+
+async def until_metric(port: int, line: str) -> None:
+    async with asyncio.timeout(10):
+        while line not in await scrape(port):  # noqa: ASYNC110  another process' metric announces nothing
+            await asyncio.sleep(0.02)
+
+
+async def test_a_stop_ends_streams_and_is_clean(service: Service, client: Client) -> None:
+    async with Node(client, "n1") as node:
+        await node.receive()
+        assert await asyncio.to_thread(service.terminate) == 0
+        with pytest.raises(Unavailable, match="shutting down"):
+            await node.receive()
