@@ -19,8 +19,8 @@ from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
 from muslin.etcd.mirror import Mirror
 from muslin.tasks import TaskSet
 from services.ipam import metrics
-from services.ipam.handles import Handle
-from services.ipam.plan import Assign, Damaged, Freed, Granted, Outcome, Plan, Release, Request, Short, plan
+from services.ipam.handles import Address, Handle, Request
+from services.ipam.plan import Asked, Damaged, Freed, Granted, Outcome, Plan, Release, Short, plan
 from services.ipam.store import handle_key
 from services.ipam.view import View
 
@@ -38,7 +38,7 @@ _REMEMBERED = 10_000
 
 @dataclass(eq=False)
 class _Waiting:
-    request: Request
+    request: Asked
     future: asyncio.Future[Outcome]
     failures: int = 0
     conflicts: int = 0
@@ -67,7 +67,7 @@ class Allocator:
         self._unanswered: dict[str, frozenset[str]] = {}
         self._pending: dict[str, tuple[str, int]] = {}
 
-    async def assign(self, handle: Handle, timeout: float) -> Handle:
+    async def assign(self, request: Request, timeout: float) -> Handle:
         """Give an attachment its address: the same again if it has one.
 
         Raises:
@@ -75,7 +75,7 @@ class Allocator:
             Corrupt: the attachment's record is damaged.
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
-        outcome = await self._submit(Assign(handle), handle.node, timeout)
+        outcome = await self._submit(request, request.handle.node, timeout)
         assert isinstance(outcome, Granted)
         return outcome.handle
 
@@ -92,7 +92,26 @@ class Allocator:
         assert isinstance(outcome, Freed)
         return outcome.addresses
 
-    async def _submit(self, request: Request, node: str, timeout: float) -> Outcome:
+    async def release_exact(self, identity: str, held: Sequence[Address], timeout: float) -> tuple[str, ...]:
+        """Free what is still exactly these assignments, all of them or none, and return that.
+
+        Raises:
+            Unavailable, TimedOut, Conflict: not known to be done; ask again.
+        """
+        known = self._view.handle(identity).value
+        return await self.release(identity, timeout) if known and known.addresses == tuple(held) else ()
+
+    async def release_block(self, cidr: str, revision: int, timeout: float) -> bool:
+        """Delete an empty block, and its affinity with it, if it is still at a revision; whether it was."""
+        known = self._view.block(cidr)
+        if known.value is None or known.revision != revision or known.value.held:
+            return False
+        result = await self._etcd.txn(
+            [unchanged(keys.block(cidr), revision)],
+            [Delete(keys.block(cidr)), Delete(keys.affinity(known.value.node, cidr))], timeout=timeout)
+        return result.succeeded
+
+    async def _submit(self, request: Asked, node: str, timeout: float) -> Outcome:
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         # What still goes on for this attachment, its caller may be gone, comes first: all of it in one lane.
         node, count = self._pending.get(request.identity, (node, 0))
@@ -166,7 +185,7 @@ class Allocator:
         elif batch and not made.expect and not any(w.future.done() for w in batch):
             await self._settled.wait()
 
-    def _fenced(self, request: Request) -> Request:
+    def _fenced(self, request: Asked) -> Asked:
         """A release says in which pools an assignment to its attachment may still be under way."""
         if isinstance(request, Release) and (unanswered := self._unanswered.get(request.identity)):
             return Release(request.identity, tuple(sorted(unanswered)))

@@ -7,6 +7,8 @@ asks again, for whatever reason, is answered from it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,7 +28,7 @@ class Address(msgspec.Struct, frozen=True):
     """Of the assignment, as the block has it."""
 
 
-class Handle(msgspec.Struct, frozen=True):
+class Handle(msgspec.Struct, frozen=True, omit_defaults=True):
     """An attachment, where it is and what it holds."""
 
     network: str
@@ -38,6 +40,12 @@ class Handle(msgspec.Struct, frozen=True):
     pod: str = ""
     """Name of the pod; empty outside Kubernetes."""
     addresses: tuple[Address, ...] = ()
+    created_ms: int = 0
+    """Unix milliseconds of the assignment; 0 if that was not written down."""
+    sticky: int = 0
+    """Seconds for which the addresses are kept for the pod's return once the attachment is gone."""
+    kept_until_ms: int = 0
+    """Set once the attachment is gone and its addresses are kept: unix milliseconds at which they are freed."""
 
     @property
     def identity(self) -> str:
@@ -51,9 +59,9 @@ def identity(attachment: cni_pb2.Attachment) -> str:
     Raises:
         InvalidArgument: a part is missing or can not be one.
     """
-    for field in ("network", "container_id", "ifname"):
-        if not _PART.fullmatch(value := getattr(attachment, field)):
-            raise InvalidArgument(f"attachment.{field} {value!r} must not be empty or hold '/' or white space")
+    for part in ("network", "container_id", "ifname"):
+        if not _PART.fullmatch(value := getattr(attachment, part)):
+            raise InvalidArgument(f"attachment.{part} {value!r} must not be empty or hold '/' or white space")
     return f"{attachment.network}/{attachment.container_id}/{attachment.ifname}"
 
 
@@ -67,3 +75,24 @@ def of(attachment: cni_pb2.Attachment, node: str, namespace: str = "", pod: str 
     if not _PART.fullmatch(node):
         raise InvalidArgument(f"node {node!r} must not be empty or hold '/' or white space")
     return Handle(attachment.network, attachment.container_id, attachment.ifname, node, namespace, pod)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an attachment asks for, with names and labels resolved."""
+
+    handle: Handle
+    """Who asks: identity and attributes, no addresses."""
+    families: tuple[int, ...] = (4,)
+    """4, 6 or both; one address of each, all or none."""
+    addresses: tuple[str, ...] = ()
+    """Specific addresses, at most one of a family; in whichever enabled pool they are."""
+    pools: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """By family the names of the pools allowed, in order. A family that is missing: all that are enabled."""
+    sticky_seconds: int = 0
+    """Seconds for which the addresses are kept for the pod after release; 0 for none."""
+
+    @property
+    def identity(self) -> str:
+        """Of the attachment."""
+        return self.handle.identity

@@ -20,25 +20,12 @@ import msgspec
 from muslin.etcd import keys
 from services.ipam import blocks, pools, store
 from services.ipam.blocks import Block
-from services.ipam.handles import Address, Handle
+from services.ipam.handles import Address, Handle, Request
 from services.ipam.pools import Pool
 from services.ipam.view import View
 
 _BORROW_LOOK = 64
 """Open blocks of others that are looked at to borrow from one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Give the attachment an address, or the one it has."""
-
-    handle: Handle
-    """The attachment, without addresses."""
-
-    @property
-    def identity(self) -> str:
-        """Of the attachment."""
-        return self.handle.identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +38,7 @@ class Release:
     that the lost transaction, should it still arrive, fails."""
 
 
-Request = Assign | Release
+Asked = Request | Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +88,7 @@ class Plan:
     """Names of the pools it assigns from."""
 
 
-def plan(view: View, node: str, requests: Sequence[Request], busy: Collection[str] = ()) -> Plan:
+def plan(view: View, node: str, requests: Sequence[Asked], busy: Collection[str] = ()) -> Plan:
     """Decide what can be decided for requests of one node.
 
     Blocks in `busy` are being written by another transaction of this process: what needs one of them waits.
@@ -123,12 +110,12 @@ class _Draft:
         self._changed: dict[str, Block] = {}
         self._decided: set[str] = set()
 
-    def decide(self, request: Request) -> None:
+    def decide(self, request: Asked) -> None:
         """Add a request, or leave it for later."""
         outcome = None
         if request.identity not in self._decided and self._room():
             try:
-                outcome = self._assign(request.handle) if isinstance(request, Assign) else self._release(request)
+                outcome = self._assign(request.handle) if isinstance(request, Request) else self._release(request)
             except _Wait:
                 pass
             # A second request of the same attachment is decided when the outcome of the first is known.

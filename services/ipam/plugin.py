@@ -42,7 +42,7 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
             raise Unsupported(f"ipam.type {call.conf.ipam_type!r} is not supported; use \"muslin-ipam\" or "
                               "\"calico-ipam\", or leave it out")
         wanted = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
-        held = await self._app.allocator.assign(wanted, remaining(context))
+        held = await self._app.allocator.assign(handles.Request(wanted), remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
                  ",".join(a.address for a in held.addresses))
         ips = tuple(IPConfig(str(ipaddress.ip_interface(a.address))) for a in held.addresses)

@@ -99,6 +99,13 @@ class View:
             return Known(None, 0)
         return Known(_decoded(Handle, record), record.mod_revision)
 
+    def handles(self) -> Iterator[tuple[str, Known[Handle]]]:
+        """Key and record of every handle; they are decoded one by one, on the way."""
+        names = {key for key in (*self._stored, *self._recent) if key.startswith(keys.IPAM_HANDLES)}
+        for key in sorted(names):
+            if (record := self._effective(key)) is not None:
+                yield key, Known(_decoded(Handle, record), record.mod_revision)
+
     def changed(self, touched: Iterable[str], revision: int) -> None:
         """The mirror has reached a revision; these keys have changed."""
         # A store whose revision goes back is another store (restored, or made anew): nothing seen before counts.

@@ -8,7 +8,8 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.etcd import KeyValue, keys
 from services.ipam import handles, pools, store
 from services.ipam.handles import Handle
-from services.ipam.plan import Assign, Outcome, Plan, Release, Request, plan
+from services.ipam.handles import Request as Assign
+from services.ipam.plan import Asked, Outcome, Plan, Release, plan
 from services.ipam.pools import Pool
 from services.ipam.view import View
 
@@ -75,7 +76,7 @@ class Replica:
             self.view.see(key, self.records.items.get(key), self.records.revision)
         return done
 
-    def once(self, node: str, *requests: Request) -> tuple[bool, Sequence[Outcome | None]]:
+    def once(self, node: str, *requests: Asked) -> tuple[bool, Sequence[Outcome | None]]:
         """Decide and commit one transaction."""
         made = plan(self.view, node, requests)
         return self.commit(made), made.outcomes

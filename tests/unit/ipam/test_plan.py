@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from muslin.etcd import keys
 from services.ipam import pools, store
 from services.ipam.blocks import Block
-from services.ipam.plan import Assign, Damaged, Freed, Granted, Plan, Release, Short, plan
+from services.ipam.handles import Request as Assign
+from services.ipam.plan import Damaged, Freed, Granted, Plan, Release, Short, plan
 from tests.support import ipam_invariants
 from tests.unit.ipam.records import Records, Replica, wanted
 
