@@ -10,6 +10,8 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/ipam/v1/handles/<network>/<container>/<ifname>
     /muslin/endpoint/v1/endpoints/<network>/<container>/<ifname>
     /muslin/endpoint/v1/pods/<namespace>/<name>
+    /muslin/endpoint/v1/namespaces/<name>
+    /muslin/endpoint/v1/nodes/<name>
     /muslin/endpoint/v1/barrier
     /muslin/endpoint/v1/fence
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
@@ -28,12 +30,13 @@ from muslin.errors import Corrupt, InvalidArgument
 __all__ = [
     "IPAM", "ENDPOINT", "POLICY",
     "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
-    "ENDPOINTS", "PODS", "ENDPOINT_BARRIER", "ENDPOINT_FENCE",
+    "ENDPOINTS", "PODS", "NAMESPACES", "NODES", "ENDPOINT_BARRIER", "ENDPOINT_FENCE",
     "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
     "handle", "handles_of", "parse_handle",
     "endpoint", "endpoints_of", "parse_endpoint", "pod", "pods_in", "parse_pod",
+    "namespace", "parse_namespace", "node", "parse_node",
     "policy_object", "policy_objects", "parse_policy_object", "profile", "parse_profile",
 ]
 
@@ -51,6 +54,8 @@ IPAM_BARRIER = IPAM + "v1/barrier"
 """Rewritten by a process that must know whether its copy of the records is current: when it sees its write, it is."""
 ENDPOINTS = ENDPOINT + "v1/endpoints/"
 PODS = ENDPOINT + "v1/pods/"
+NAMESPACES = ENDPOINT + "v1/namespaces/"
+NODES = ENDPOINT + "v1/nodes/"
 ENDPOINT_BARRIER = ENDPOINT + "v1/barrier"
 """As `IPAM_BARRIER`."""
 ENDPOINT_FENCE = ENDPOINT + "v1/fence"
@@ -185,6 +190,26 @@ def parse_pod(key: str) -> tuple[str, str]:
     """Namespace and name in a Pod's key."""
     namespace, name = _split(PODS, key, 2)
     return namespace, name
+
+
+def namespace(name: str) -> str:
+    """The key of a Kubernetes Namespace."""
+    return _join(NAMESPACES, ("namespace", name))
+
+
+def parse_namespace(key: str) -> str:
+    """The name in a Namespace's key."""
+    return _split(NAMESPACES, key, 1)[0]
+
+
+def node(name: str) -> str:
+    """The key of a Kubernetes Node."""
+    return _join(NODES, ("node", name))
+
+
+def parse_node(key: str) -> str:
+    """The name in a Node's key."""
+    return _split(NODES, key, 1)[0]
 
 
 def policy_object(kind: str, namespace: str, name: str) -> str:

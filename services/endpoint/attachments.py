@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from muslin.cni.invocation import Invocation
 from muslin.errors import Corrupt
 from muslin.etcd import keys
-from services.endpoint import store as store_
+from services.endpoint import codec
 from services.endpoint.records import Pod, WorkloadEndpoint, build, concerns
 from services.endpoint.store import Read, Store
 
@@ -36,7 +36,7 @@ class Attachments:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         record = build(call, None)  # what is wrong with the call shows before anything is sent
-        key = store_.endpoint_key(record)
+        key = codec.key_of(record)
         known = False
 
         def decide(read: Read) -> Mapping[str, bytes | None]:
@@ -45,7 +45,7 @@ class Attachments:
             record, known = build(call, pod), pod is not None and concerns(pod, record)
             read(keys.ENDPOINT_FENCE)
             read(key)
-            return {key: store_.encode(record)}
+            return {key: codec.encode(record)}
 
         # Until etcd has answered, the record may be on its way; that its caller has gone changes nothing.
         self._unanswered[key] = None
@@ -85,7 +85,7 @@ def _pod(call: Invocation, read: Read) -> Pod | None:
     if not call.kubernetes or (item := read(keys.pod(call.namespace, call.pod))) is None:
         return None
     try:
-        return store_.pod(item)
+        return codec.pod(item)
     except Corrupt as problem:
         log.error("%s", problem.message)  # noqa: TRY400  what is wrong is the record; the traceback is of no use
         return None

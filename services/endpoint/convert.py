@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import InvalidArgument
-from services.endpoint.records import NamedPort, Pod, WorkloadEndpoint
+from services.endpoint.records import NamedPort, Namespace, Node, Pod, WorkloadEndpoint
+
+InventoryChange = endpoint_pb2.InventoryChange
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 
@@ -65,6 +67,37 @@ def refs(messages: Sequence[endpoint_pb2.PodRef]) -> list[tuple[str, str]]:
         for number, ref in enumerate(messages)))
 
 
+def namespaces(messages: Sequence[endpoint_pb2.Namespace]) -> list[Namespace]:
+    """Namespaces as they are stored; of one named twice, the last.
+
+    Raises:
+        InvalidArgument: naming the field, such as `namespaces[2].name`.
+    """
+    read = [Namespace(_name(message.name, f"namespaces[{number}].name"), dict(message.labels),
+                      dict(message.annotations)) for number, message in enumerate(messages)]
+    return list({namespace.name: namespace for namespace in read}.values())
+
+
+def nodes(messages: Sequence[endpoint_pb2.Node]) -> list[Node]:
+    """Nodes as they are stored; of one named twice, the last.
+
+    Raises:
+        InvalidArgument: naming the field, such as `nodes[2].name`.
+    """
+    read = [Node(_name(message.name, f"nodes[{number}].name"), dict(message.labels))
+            for number, message in enumerate(messages)]
+    return list({node.name: node for node in read}.values())
+
+
+def names(given: Sequence[str]) -> list[str]:
+    """Names of namespaces or nodes, each once.
+
+    Raises:
+        InvalidArgument: naming the field, such as `names[2]`.
+    """
+    return list(dict.fromkeys(_name(name, f"names[{number}]") for number, name in enumerate(given)))
+
+
 def identity(attachment: cni_pb2.Attachment) -> tuple[str, str, str]:
     """Network, container id and interface name.
 
@@ -103,6 +136,29 @@ def pod_message(pod: Pod) -> endpoint_pb2.Pod:
     """A pod."""
     return endpoint_pb2.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid, labels=pod.labels,
                             annotations=pod.annotations, service_account=pod.service_account, ports=_ports(pod.ports))
+
+
+def told(record: Pod | Namespace | Node) -> InventoryChange:
+    """What is known of a pod, a namespace or a node."""
+    match record:
+        case Pod():
+            return InventoryChange(pod=pod_message(record))
+        case Namespace():
+            return InventoryChange(namespace=endpoint_pb2.Namespace(
+                name=record.name, labels=record.labels, annotations=record.annotations))
+        case Node():
+            return InventoryChange(node=endpoint_pb2.Node(name=record.name, labels=record.labels))
+
+
+def forgotten(record: Pod | Namespace | Node) -> InventoryChange:
+    """That it is gone."""
+    match record:
+        case Pod():
+            return InventoryChange(deleted=True, pod=endpoint_pb2.Pod(namespace=record.namespace, name=record.name))
+        case Namespace():
+            return InventoryChange(deleted=True, namespace=endpoint_pb2.Namespace(name=record.name))
+        case Node():
+            return InventoryChange(deleted=True, node=endpoint_pb2.Node(name=record.name))
 
 
 def _ports(ports: Sequence[NamedPort]) -> list[endpoint_pb2.NamedPort]:

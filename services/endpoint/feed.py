@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import Compacted
@@ -19,18 +19,22 @@ KEPT = 10_000
 """Changes that are kept, at least."""
 
 
+One = TypeVar("One")
+"""One change of one record."""
+
+
 class Event(NamedTuple):
-    """One change of one record."""
+    """One change of one endpoint."""
 
     change: endpoint_pb2.Change
     node: str
     """The node the record is, or was, on."""
 
 
-class Batch(NamedTuple):
+class Batch(NamedTuple, Generic[One]):
     """Changes that belong together: after them, the state is that of a revision."""
 
-    events: tuple[Event, ...]
+    events: tuple[One, ...]
     revision: int
 
 
@@ -42,13 +46,13 @@ class Place(NamedTuple):
     """The one that it reads next."""
 
 
-class Feed:
+class Feed(Generic[One]):
     """The changes, in order, with the revisions they complete."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._epoch = 0
-        self._batches: list[Batch] = []
+        self._batches: list[Batch[One]] = []
         self._dropped = 0
         """Batches that were dropped from the front."""
         self._events = 0
@@ -65,7 +69,7 @@ class Feed:
         self.floor = self.revision = revision
         self._notify()
 
-    def append(self, events: Sequence[Event], revision: int) -> None:
+    def append(self, events: Sequence[One], revision: int) -> None:
         """The state has moved on to a revision; without events, nothing changed on the way."""
         self.revision = revision
         if not events:
@@ -108,7 +112,7 @@ class Feed:
         index = bisect_right(self._batches, revision, key=lambda batch: batch.revision)
         return Place(self._epoch, self._dropped + index)
 
-    def read(self, place: Place, most: int) -> tuple[Sequence[Batch], Place]:
+    def read(self, place: Place, most: int) -> tuple[Sequence[Batch[One]], Place]:
         """Up to `most` batches from a place, none if there is nothing new, and the place after them.
 
         Raises:

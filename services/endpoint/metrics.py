@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-ENDPOINTS = Gauge("muslin_endpoint_records", "Workload endpoints.")
-PODS = Gauge("muslin_endpoint_pods", "Pods known.")
+from services.endpoint.records import Namespace, Node, Pod, WorkloadEndpoint
+
+RECORDS: dict[type, Gauge] = {
+    WorkloadEndpoint: Gauge("muslin_endpoint_records", "Workload endpoints."),
+    Pod: Gauge("muslin_endpoint_pods", "Pods known."),
+    Namespace: Gauge("muslin_endpoint_namespaces", "Namespaces known."),
+    Node: Gauge("muslin_endpoint_nodes", "Nodes known."),
+}
+"""Counts, by kind of record."""
 DAMAGED = Gauge("muslin_endpoint_damaged_records", "Records that do not decode and are left out.")
 WATCHES = Gauge("muslin_endpoint_watches", "Open watches.")
 SENT = Counter("muslin_endpoint_watch_changes_total", "Changes sent to watches.")

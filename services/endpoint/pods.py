@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from muslin.errors import Corrupt, MuslinError
 from muslin.etcd import keys
-from services.endpoint import metrics
-from services.endpoint import store as store_
+from services.endpoint import bulk, codec, metrics
 from services.endpoint.records import Pod, follow
-from services.endpoint.store import Read, Store
+from services.endpoint.store import TRANSACTION_LIMIT, Read, Store
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-
-_PODS_AT_ONCE = 32
-"""Their annotations may be long, and etcd takes 1.5 MB in one transaction."""
-_ENDPOINTS_AT_ONCE = store_.TRANSACTION_LIMIT // 2
+_ENDPOINTS_AT_ONCE = TRANSACTION_LIMIT // 2
 """Each depends on its pod, too."""
 
 _DELAY = (0.2, 0.6)
@@ -42,12 +35,10 @@ class Pods:
         Raises:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
-        for some in _chunks(pods, _PODS_AT_ONCE):
-            revision = await self._store.transact(_applying(some))
-            if revision:
-                # An endpoint that was stored before its pod is in the mirror now; one that is stored after it
-                # depends on the pod's new record.
-                await self._store.reached(revision, timeout)
+        if revision := await bulk.put(self._store, pods):
+            # An endpoint that was stored before its pod is in the mirror now; one that is stored after it depends on
+            # the pod's new record.
+            await self._store.reached(revision, timeout)
         await self.follow([keys.pod(pod.namespace, pod.name) for pod in pods])
 
     async def delete(self, names: Sequence[tuple[str, str]]) -> None:
@@ -56,8 +47,7 @@ class Pods:
         Raises:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
-        for some in _chunks([keys.pod(namespace, name) for namespace, name in names], _PODS_AT_ONCE):
-            await self._store.transact(_deleting(some))
+        await bulk.delete(self._store, [keys.pod(namespace, name) for namespace, name in names])
 
     async def follow(self, pod_keys: Collection[str]) -> None:
         """Bring the records of these pods' attachments in step with the pods.
@@ -66,7 +56,7 @@ class Pods:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         pairs = [(key, pod_key) for pod_key in pod_keys for key in self._store.endpoints_of(pod_key)]
-        for some in _chunks(pairs, _ENDPOINTS_AT_ONCE):
+        for some in bulk.chunks(pairs, _ENDPOINTS_AT_ONCE):
             changed = 0
 
             def decide(read: Read, some: Sequence[tuple[str, str]] = some) -> Mapping[str, bytes | None]:
@@ -101,25 +91,6 @@ class Pods:
         return any(_following(self._store.mirrored, pairs))
 
 
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
-
-
-def _applying(pods: Sequence[Pod]) -> Callable[[Read], Mapping[str, bytes | None]]:
-    def decide(read: Read) -> Mapping[str, bytes | None]:
-        wanted = {keys.pod(pod.namespace, pod.name): store_.encode(pod) for pod in pods}
-        return {key: value for key, value in wanted.items() if (item := read(key)) is None or item.value != value}
-    return decide
-
-
-def _deleting(pod_keys: Sequence[str]) -> Callable[[Read], Mapping[str, bytes | None]]:
-    def decide(read: Read) -> Mapping[str, bytes | None]:
-        return {key: None for key in pod_keys if read(key)}
-    return decide
-
-
 def _following(read: Read, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
     """The records, by key, that have to be rewritten; pairs are the keys of an endpoint and of its pod."""
     for key, pod_key in pairs:
@@ -127,9 +98,9 @@ def _following(read: Read, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[s
         if item is None or pod_item is None:
             continue
         try:
-            record, pod = store_.endpoint(item), store_.pod(pod_item)
+            record, pod = codec.endpoint(item), codec.pod(pod_item)
         except Corrupt as problem:
             log.warning("%s", problem.message)
             continue
         if (followed := follow(record, pod)) != record:
-            yield key, store_.encode(followed)
+            yield key, codec.encode(followed)

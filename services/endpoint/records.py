@@ -1,4 +1,4 @@
-"""Workload endpoints and pods: what their records say, and how one follows from the other. No I/O."""
+"""Workload endpoints, pods, namespaces and nodes: what their records say, and how one follows from another. No I/O."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ class Pod(msgspec.Struct, frozen=True):
     annotations: dict[str, str] = {}
     service_account: str = "default"
     ports: tuple[NamedPort, ...] = ()
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """What is known of a Kubernetes namespace."""
+
+    name: str
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Node(msgspec.Struct, frozen=True):
+    """What is known of a Kubernetes node."""
+
+    name: str
+    labels: dict[str, str] = {}
 
 
 class WorkloadEndpoint(msgspec.Struct, frozen=True):

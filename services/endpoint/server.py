@@ -19,9 +19,9 @@ from muslin.errors import NotFound, TimedOut, Unavailable
 from muslin.etcd import Etcd, keys
 from muslin.etcd.mirror import Mirror
 from muslin.rpc import App, Part, Readiness, node_of
-from services.endpoint import convert
-from services.endpoint import store as store_
+from services.endpoint import bulk, codec, convert
 from services.endpoint.attachments import Attachments
+from services.endpoint.inventory import watch_inventory
 from services.endpoint.pods import Pods
 from services.endpoint.store import Store
 from services.endpoint.watching import watch
@@ -57,7 +57,7 @@ class EndpointApp(App):
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.endpoint.v1."""
         endpoint_pb2_grpc.add_PluginServicer_to_server(_Plugin(self), server)  # type: ignore[abstract]  # see _Plugin
-        endpoint_pb2_grpc.add_EndpointsServicer_to_server(_Endpoints(self), server)  # type: ignore[abstract]  # not all yet
+        endpoint_pb2_grpc.add_EndpointsServicer_to_server(_Endpoints(self), server)
         return tuple(service.full_name for service in endpoint_pb2.DESCRIPTOR.services_by_name.values())
 
     async def stop(self) -> None:
@@ -147,12 +147,12 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         item = await self._app.store.get(keys.endpoint(network, container_id, ifname))
         if item is None:
             raise NotFound(f"attachment {network}/{container_id}/{ifname} has no endpoint")
-        return endpoint_pb2.GetResponse(endpoint=convert.endpoint_message(store_.endpoint(item), item.mod_revision))
+        return endpoint_pb2.GetResponse(endpoint=convert.endpoint_message(codec.endpoint(item), item.mod_revision))
 
     async def List(self, request: endpoint_pb2.ListRequest, context: Context) -> endpoint_pb2.ListResponse:
         store = self._app.store
         await store.current(_remaining(context))
-        records = ((store_.endpoint(item), item.mod_revision) for item in store.endpoints())
+        records = ((codec.endpoint(item), item.mod_revision) for item in store.endpoints())
         return endpoint_pb2.ListResponse(revision=store.revision, endpoints=[
             convert.endpoint_message(record, revision) for record, revision in records
             if request.node in ("", record.node) and request.namespace in ("", record.namespace)])
@@ -182,3 +182,40 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         store = self._app.store
         await store.current(_remaining(context))
         return endpoint_pb2.ListPodsResponse(pods=[convert.pod_message(pod) for pod in store.pods()])
+
+    async def ApplyNamespaces(self, request: endpoint_pb2.ApplyNamespacesRequest,
+                              context: Context) -> endpoint_pb2.ApplyNamespacesResponse:
+        namespaces = convert.namespaces(request.namespaces)
+        async with _within(_remaining(context)):
+            await bulk.put(self._app.store, namespaces)
+        log.info("namespaces applied count=%d", len(namespaces))
+        return endpoint_pb2.ApplyNamespacesResponse()
+
+    async def DeleteNamespaces(self, request: endpoint_pb2.DeleteNamespacesRequest,
+                               context: Context) -> endpoint_pb2.DeleteNamespacesResponse:
+        names = convert.names(request.names)
+        async with _within(_remaining(context)):
+            await bulk.delete(self._app.store, [keys.namespace(name) for name in names])
+        log.info("namespaces deleted count=%d", len(names))
+        return endpoint_pb2.DeleteNamespacesResponse()
+
+    async def ApplyNodes(self, request: endpoint_pb2.ApplyNodesRequest,
+                         context: Context) -> endpoint_pb2.ApplyNodesResponse:
+        nodes = convert.nodes(request.nodes)
+        async with _within(_remaining(context)):
+            await bulk.put(self._app.store, nodes)
+        log.info("nodes applied count=%d", len(nodes))
+        return endpoint_pb2.ApplyNodesResponse()
+
+    async def DeleteNodes(self, request: endpoint_pb2.DeleteNodesRequest,
+                          context: Context) -> endpoint_pb2.DeleteNodesResponse:
+        names = convert.names(request.names)
+        async with _within(_remaining(context)):
+            await bulk.delete(self._app.store, [keys.node(name) for name in names])
+        log.info("nodes deleted count=%d", len(names))
+        return endpoint_pb2.DeleteNodesResponse()
+
+    async def WatchInventory(self, request: endpoint_pb2.WatchInventoryRequest,
+                             context: Context) -> AsyncIterator[endpoint_pb2.WatchInventoryResponse]:
+        async for response in watch_inventory(self._app.store):
+            yield response

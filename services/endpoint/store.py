@@ -1,35 +1,26 @@
-"""The records in etcd: a mirror to read from, and transactions decided on what was read.
-
-====================  =============================================
-key                    value (JSON)
-====================  =============================================
-endpoints/ATTACHMENT   `records.WorkloadEndpoint`
-pods/NAMESPACE/NAME    `records.Pod`
-barrier, fence         empty; only their revisions mean something
-====================  =============================================
-"""
+"""The records in etcd: a mirror to read from, and transactions decided on what was read."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
-
-import msgspec
 
 from muslin.errors import Conflict, Corrupt, TimedOut, Unavailable
 from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
 from muslin.etcd.mirror import Change, Mirror
-from services.endpoint import metrics
-from services.endpoint.convert import addition, deletion
+from services.endpoint import codec, metrics
+from services.endpoint.codec import Listed
+from services.endpoint.convert import InventoryChange, addition, deletion, forgotten, told
 from services.endpoint.feed import KEPT, Event, Feed
 from services.endpoint.records import Pod, WorkloadEndpoint
 
 log = logging.getLogger(__name__)
 
-Record = TypeVar("Record", Pod, WorkloadEndpoint)
+Value = TypeVar("Value")
 
 Read = Callable[[str], KeyValue | None]
 """Reads a key; the transaction will depend on it."""
@@ -39,57 +30,26 @@ Decide = Callable[[Read], Mapping[str, bytes | None]]
 TRANSACTION_LIMIT = 128
 """Operations that etcd takes in one transaction, of each of its lists."""
 
+_EMPTY = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCE)
+"""Keys without a record."""
+
 _CONFLICTS = 32
 _FAILURES = 6
-
-_ENDPOINTS: msgspec.json.Decoder[WorkloadEndpoint] = msgspec.json.Decoder(WorkloadEndpoint)
-_PODS: msgspec.json.Decoder[Pod] = msgspec.json.Decoder(Pod)
-
-
-def endpoint_key(endpoint: WorkloadEndpoint) -> str:
-    """Where a record is stored."""
-    return keys.endpoint(endpoint.network, endpoint.container_id, endpoint.ifname)
-
-
-def encode(record: Pod | WorkloadEndpoint) -> bytes:
-    """A record as stored."""
-    return msgspec.json.encode(record)
-
-
-def endpoint(item: KeyValue) -> WorkloadEndpoint:
-    """A stored endpoint. Raises Corrupt if it does not decode, or is not what its key says."""
-    record = _decode(_ENDPOINTS, item)
-    if item.key != keys.ENDPOINTS + record.identity:
-        raise Corrupt(f"record {item.key} describes {record.identity}: it was copied or damaged")
-    return record
-
-
-def pod(item: KeyValue) -> Pod:
-    """A stored pod. Raises Corrupt if it does not decode, or is not what its key says."""
-    record = _decode(_PODS, item)
-    if item.key != f"{keys.PODS}{record.namespace}/{record.name}":
-        raise Corrupt(f"record {item.key} describes {record.namespace}/{record.name}: it was copied or damaged")
-    return record
-
-
-def _decode(decoder: msgspec.json.Decoder[Record], item: KeyValue) -> Record:
-    try:
-        return decoder.decode(item.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
-        raise Corrupt(f"record {item.key} does not decode: {problem}") from None
 
 
 class Store:
     """The records, the index of which endpoints a pod has, and the feed of what changes."""
 
     def __init__(self, etcd: Etcd, mirror: Mirror, kept: int = KEPT) -> None:
-        self._etcd, self._mirror, self._feed = etcd, mirror, Feed(kept)
+        self._etcd, self._mirror = etcd, mirror
+        self._feed: Feed[Event] = Feed(kept)
+        self._inventory: Feed[InventoryChange] = Feed(kept)
         self.changed_pods: set[str] = set()
         """Keys of pods that have changed since whoever empties this did so."""
         self.pods_changed = asyncio.Event()
         self._by_pod: dict[str, set[str]] = {}
         self._damaged: set[str] = set()
-        self._endpoints = self._pods = 0
+        self._counts: Counter[type[Listed | WorkloadEndpoint]] = Counter()
         mirror.subscribe(self._take)
 
     # Reading
@@ -108,18 +68,33 @@ class Store:
         """All pods, sorted by key; damaged ones are left out."""
         for key in sorted(key for key in self._mirror.items if key.startswith(keys.PODS)):
             if key not in self._damaged:
-                yield pod(self._mirror.items[key])
+                yield codec.pod(self._mirror.items[key])
+
+    def listed(self) -> list[Listed]:
+        """All pods, namespaces and nodes; damaged ones are left out."""
+        found = (codec.listed(item) for key, item in self._mirror.items.items() if key not in self._damaged)
+        return [record for record in found if record is not None]
 
     def endpoints_of(self, pod_key: str) -> Sequence[str]:
         """Keys of the endpoints of a pod."""
         return sorted(self._by_pod.get(pod_key, ()))
 
     @property
-    def feed(self) -> Feed:
-        """What has changed since this process began."""
+    def feed(self) -> Feed[Event]:
+        """What has changed of the endpoints since this process began."""
+        self._begun()
+        return self._feed
+
+    @property
+    def inventory(self) -> Feed[InventoryChange]:
+        """What has changed of pods, namespaces and nodes since this process began."""
+        self._begun()
+        return self._inventory
+
+    def _begun(self) -> None:
         if not self._feed.revision:  # a first snapshot without a record is not announced
             self._feed.begin(self._mirror.revision)
-        return self._feed
+            self._inventory.begin(self._mirror.revision)
 
     def mirrored(self, key: str) -> KeyValue | None:
         """A record as the mirror has it."""
@@ -199,23 +174,25 @@ class Store:
             first = effect.get(change.key)
             effect[change.key] = Change(change.key, first.old if first else change.old, change.new)
         events: list[Event] = []
+        news: list[InventoryChange] = []
         for change in effect.values():
             if change.key.startswith(keys.ENDPOINTS):
                 events += self._take_endpoint(change, revision)
-            elif change.key.startswith(keys.PODS):
-                self._take_pod(change)
-        if not self._feed.revision or revision < self._feed.revision:
-            self._feed.begin(revision)  # nobody has read yet, or this is another store
+            else:
+                news += self._take_listed(change)
+        if not self._feed.revision or revision < self._feed.revision:  # nobody has read yet, or this is another store
+            self._feed.begin(revision)
+            self._inventory.begin(revision)
         else:
             self._feed.append(events, revision)
-        metrics.ENDPOINTS.set(self._endpoints)
-        metrics.PODS.set(self._pods)
+            self._inventory.append(news, revision)
+        for kind, gauge in metrics.RECORDS.items():
+            gauge.set(self._counts[kind])
         metrics.DAMAGED.set(len(self._damaged))
 
     def _take_endpoint(self, change: Change, revision: int) -> Iterator[Event]:
-        before, after = _known(endpoint, change.old), _known(endpoint, change.new)
-        self._count_damaged(change, after)
-        self._endpoints += (after is not None) - (before is not None)
+        before, after = _known(codec.endpoint, change.old), _known(codec.endpoint, change.new)
+        self._count(change, before, after)
         if before and before.pod:
             self._by_pod[pod_key := keys.pod(before.namespace, before.pod)].discard(change.key)
             if not self._by_pod[pod_key]:
@@ -228,21 +205,29 @@ class Store:
         if after and change.new:
             yield Event(addition(after, change.new.mod_revision), after.node)
 
-    def _take_pod(self, change: Change) -> None:
-        before, after = _known(pod, change.old), _known(pod, change.new)
-        self._count_damaged(change, after)
-        self._pods += (after is not None) - (before is not None)
-        self.changed_pods.add(change.key)
-        self.pods_changed.set()
+    def _take_listed(self, change: Change) -> Iterator[InventoryChange]:
+        before, after = _known(codec.listed, change.old), _known(codec.listed, change.new)
+        self._count(change, before, after)
+        if change.key.startswith(keys.PODS):
+            self.changed_pods.add(change.key)
+            self.pods_changed.set()
+        if after:
+            yield told(after)
+        elif before:
+            yield forgotten(before)
 
-    def _count_damaged(self, change: Change, after: Pod | WorkloadEndpoint | None) -> None:
-        if change.new and after is None:
+    def _count(self, change: Change, before: Listed | WorkloadEndpoint | None,
+               after: Listed | WorkloadEndpoint | None) -> None:
+        for record, sign in ((before, -1), (after, 1)):
+            if record is not None:
+                self._counts[type(record)] += sign
+        if change.new and after is None and not change.key.startswith(_EMPTY):
             self._damaged.add(change.key)
         else:
             self._damaged.discard(change.key)
 
 
-def _known(decode: Callable[[KeyValue], Record], item: KeyValue | None) -> Record | None:
+def _known(decode: Callable[[KeyValue], Value], item: KeyValue | None) -> Value | None:
     """A record; None if there is none, or it is damaged."""
     if item is None:
         return None

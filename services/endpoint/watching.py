@@ -9,10 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import Compacted
 from muslin.etcd import KeyValue
-from services.endpoint import metrics
-from services.endpoint import store as store_
+from services.endpoint import codec, metrics
 from services.endpoint.convert import addition
-from services.endpoint.feed import Batch, Place
+from services.endpoint.feed import Batch, Event, Place
 from services.endpoint.store import Store
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def _snapshot(items: Sequence[KeyValue], node: str, revision: int) -> Iterator[R
     """All records, the last message with the revision."""
     changes: list[endpoint_pb2.Change] = []
     for item in items:
-        record = store_.endpoint(item)
+        record = codec.endpoint(item)
         if node not in ("", record.node):
             continue
         if len(changes) == MESSAGE:
@@ -104,7 +103,7 @@ async def _follow(store: Store, place: Place, since: int, node: str, bookmark: f
             await store.feed.grown(due - time.monotonic())
 
 
-def _changes(batches: Sequence[Batch], since: int, node: str) -> Iterator[endpoint_pb2.Change]:
+def _changes(batches: Sequence[Batch[Event]], since: int, node: str) -> Iterator[endpoint_pb2.Change]:
     """Of one node, without what the reader knew when it came."""
     for batch in batches:
         for change, where in batch.events:

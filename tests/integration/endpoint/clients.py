@@ -85,6 +85,26 @@ class Client:
     async def pods(self) -> Iterable[endpoint_pb2.Pod]:
         return (await self.endpoints.ListPods(endpoint_pb2.ListPodsRequest(), timeout=10)).pods
 
+    async def apply_namespace(self, name: str, **fields: Any) -> None:
+        request = endpoint_pb2.ApplyNamespacesRequest(namespaces=[endpoint_pb2.Namespace(name=name, **fields)])
+        with rpc.translated("apply namespaces"):
+            await self.endpoints.ApplyNamespaces(request, timeout=10)
+
+    async def apply_node(self, name: str, **fields: Any) -> None:
+        request = endpoint_pb2.ApplyNodesRequest(nodes=[endpoint_pb2.Node(name=name, **fields)])
+        with rpc.translated("apply nodes"):
+            await self.endpoints.ApplyNodes(request, timeout=10)
+
+    async def inventory(self) -> AsyncGenerator[endpoint_pb2.WatchInventoryResponse, None]:
+        """As `watch`, of pods, namespaces and nodes."""
+        stream = self.endpoints.WatchInventory(endpoint_pb2.WatchInventoryRequest(), timeout=60)
+        try:
+            with rpc.translated("watch inventory"):
+                async for response in stream:
+                    yield response
+        finally:
+            stream.cancel()
+
     async def watch(self, revision: int = 0, node: str = "") -> AsyncGenerator[endpoint_pb2.WatchResponse, None]:
         """Leave it early only by way of `aclosing`: a call that nobody reads stays open."""
         request = endpoint_pb2.WatchRequest(revision=revision, node=node)

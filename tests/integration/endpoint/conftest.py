@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from muslin.etcd import Etcd, keys
+from muslin.etcd.mirror import Mirror
+from services.endpoint.store import Store
 from tests.integration.endpoint.clients import Client
 from tests.support.etcd import EtcdServer
 from tests.support.service import Service
@@ -45,3 +48,17 @@ def replicas(etcd: EtcdServer) -> Iterator[list[Service]]:
         for process in processes:
             process.wait()
         yield processes
+
+
+@pytest.fixture
+async def store(etcd: EtcdServer) -> AsyncIterator[Store]:
+    """The records in this process, with a short history."""
+    async with Etcd([etcd.endpoint]) as client:
+        mirror = Mirror(client, keys.ENDPOINT)
+        made = Store(client, mirror, kept=20)
+        task = asyncio.create_task(mirror.run())
+        await mirror.ready.wait()
+        yield made
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

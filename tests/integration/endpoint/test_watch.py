@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import Compacted
 from muslin.etcd import Etcd, Kind, keys
-from muslin.etcd.mirror import Mirror
 from services.endpoint.store import Store
 from services.endpoint.watching import MESSAGE, watch
 from tests.integration.endpoint.clients import DELETE, PUT, Client, call, pod
@@ -157,20 +155,6 @@ async def test_compaction_under_a_watch(etcd: EtcdServer, client: Client) -> Non
     async with aclosing(client.watch(first.revision)) as stream:
         await anext(stream)
         assert len((await anext(stream)).changes) == 6
-
-
-@pytest.fixture
-async def store(etcd: EtcdServer) -> AsyncIterator[Store]:
-    """The records in this process, with a short history."""
-    async with Etcd([etcd.endpoint]) as client:
-        mirror = Mirror(client, keys.ENDPOINT)
-        made = Store(client, mirror, kept=20)
-        task = asyncio.create_task(mirror.run())
-        await mirror.ready.wait()
-        yield made
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def test_a_reader_that_is_too_slow_is_sent_away(client: Client, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Pods that are applied are checked field by field."""
+"""What is applied is checked field by field, and comes back as it was sent."""
 
 from __future__ import annotations
 
@@ -65,3 +65,29 @@ def test_attachments_name_the_field(field: str) -> None:
     assert convert.identity(cni_pb2.Attachment(**whole)) == ("net", "abc", "eth0")
     with pytest.raises(InvalidArgument, match=f"attachment.{field}"):
         convert.identity(cni_pb2.Attachment(**(whole | {field: ""})))
+
+
+def test_namespaces_and_nodes_come_back_as_they_were_sent() -> None:
+    namespace = endpoint_pb2.Namespace(name="prod", labels={"a": "b"}, annotations={"c": "d"})
+    node = endpoint_pb2.Node(name="worker-1.example", labels={"zone": "a"})
+    one, = convert.namespaces([endpoint_pb2.Namespace(name="prod"), namespace])
+    other, = convert.nodes([endpoint_pb2.Node(name=node.name), node])
+    assert convert.told(one) == endpoint_pb2.InventoryChange(namespace=namespace)
+    assert convert.told(other) == endpoint_pb2.InventoryChange(node=node)
+
+
+def test_what_is_gone_is_told_by_its_name_only() -> None:
+    record, = convert.pods([pod(labels={"a": "b"}, annotations={"c": "d"})])
+    gone = convert.forgotten(record)
+    assert gone == endpoint_pb2.InventoryChange(deleted=True, pod=endpoint_pb2.Pod(namespace="prod", name="web"))
+
+
+def test_names_that_are_none_are_refused_with_their_place() -> None:
+    for name in ("", "A", "a/b", "-", "a" * 254):
+        with pytest.raises(InvalidArgument, match=r"^namespaces\[1\].name "):
+            convert.namespaces([endpoint_pb2.Namespace(name="a"), endpoint_pb2.Namespace(name=name)])
+        with pytest.raises(InvalidArgument, match=r"^nodes\[0\].name "):
+            convert.nodes([endpoint_pb2.Node(name=name)])
+        with pytest.raises(InvalidArgument, match=r"^names\[1\] "):
+            convert.names(["a", name])
+    assert convert.names(["b", "a", "b"]) == ["b", "a"]

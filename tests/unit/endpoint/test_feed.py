@@ -24,7 +24,7 @@ def number_of(read: Event) -> int:
     return int(read.change.endpoint.attachment.container_id)
 
 
-def drained(feed: Feed, place: Place) -> list[int]:
+def drained(feed: Feed[Event], place: Place) -> list[int]:
     found: list[int] = []
     while True:
         batches, place = feed.read(place, 2)
@@ -34,7 +34,7 @@ def drained(feed: Feed, place: Place) -> list[int]:
 
 
 def test_reading_from_a_revision() -> None:
-    feed = Feed()
+    feed: Feed[Event] = Feed()
     feed.begin(10)
     feed.append([event(1)], 12)
     feed.append([], 13)
@@ -48,7 +48,7 @@ def test_reading_from_a_revision() -> None:
 
 
 def test_a_new_beginning_ends_all_readers() -> None:
-    feed = Feed()
+    feed: Feed[Event] = Feed()
     feed.begin(10)
     place = feed.end
     feed.begin(3)
@@ -58,7 +58,7 @@ def test_a_new_beginning_ends_all_readers() -> None:
 
 
 def test_one_batch_larger_than_what_is_kept_is_kept_whole() -> None:
-    feed = Feed(kept=2)
+    feed: Feed[Event] = Feed(kept=2)
     feed.begin(1)
     place = feed.end
     feed.append([event(n) for n in range(10)], 2)
@@ -68,7 +68,7 @@ def test_one_batch_larger_than_what_is_kept_is_kept_whole() -> None:
 
 
 async def test_waiting_ends_with_a_change_or_with_the_time() -> None:
-    feed = Feed()
+    feed: Feed[Event] = Feed()
     assert not await feed.grown(0.01)
     waiting = asyncio.create_task(feed.grown(10))
     await asyncio.sleep(0)
@@ -81,7 +81,7 @@ def test_a_reader_that_resumes_inside_a_batch_is_not_told_what_it_knows() -> Non
     def at(revision: int) -> Event:
         return Event(endpoint_pb2.Change(endpoint=endpoint_pb2.WorkloadEndpoint(revision=revision)), "node")
 
-    feed = Feed()
+    feed: Feed[Event] = Feed()
     feed.begin(1)
     feed.append([at(2), at(3), at(4)], 4)
     batches, _ = feed.read(feed.after(3), 10)
@@ -94,7 +94,7 @@ class Readers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.feed = Feed(kept=6)
+        self.feed: Feed[Event] = Feed(kept=6)
         self.feed.begin(100)
         self.history: list[tuple[int, int]] = []  # revision, number
         self.readers: list[tuple[Place, int]] = [(self.feed.end, 0)]  # place, how many it has had

@@ -24,6 +24,8 @@ KINDS: list[tuple[Callable[..., str], Callable[[str], Any], tuple[st.SearchStrat
     (keys.handle, keys.parse_handle, (NAME, NAME, NAME)),
     (keys.endpoint, keys.parse_endpoint, (NAME, NAME, NAME)),
     (keys.pod, keys.parse_pod, (NAME, NAME)),
+    (keys.namespace, keys.parse_namespace, (NAME,)),
+    (keys.node, keys.parse_node, (NAME,)),
     (keys.policy_object, keys.parse_policy_object, (NAME, NAME.filter(lambda name: name != keys.CLUSTER), NAME)),
     (keys.profile, keys.parse_profile, (NAME,)),
 ]
@@ -70,6 +72,8 @@ def test_the_written_layout_is_stable() -> None:
     assert keys.handle("net", "c1", "eth0") == "/muslin/ipam/v1/handles/net/c1/eth0"
     assert keys.endpoint("net", "c1", "eth0") == "/muslin/endpoint/v1/endpoints/net/c1/eth0"
     assert keys.pod("default", "web-0") == "/muslin/endpoint/v1/pods/default/web-0"
+    assert keys.namespace("default") == "/muslin/endpoint/v1/namespaces/default"
+    assert keys.node("worker-1") == "/muslin/endpoint/v1/nodes/worker-1"
     assert keys.policy_object("Namespace", "", "default") == "/muslin/policy/v1/objects/Namespace/_/default"
     assert keys.profile("k8s_ns.default") == "/muslin/policy/v1/profiles/k8s_ns.default"
 
