@@ -1,0 +1,240 @@
+"""Addresses: latency, throughput, and what a full store costs; beside bare transactions on the same etcd.
+
+A bare transaction compares and puts two records of the size that an address takes: a half full block and a handle.
+All that is compared runs in turn, so that other load on the machine meets all alike. Ratios of latencies are of
+medians, ratios of throughput are the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from ipaddress import ip_address, ip_network
+from itertools import count
+from pathlib import Path
+
+import uvloop
+
+from bench.support.figures import row
+from bench.support.ipam_store import BLOCK, fill, request
+from muslin import rpc
+from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from muslin.etcd import Etcd, Put, absent, keys
+from muslin.etcd.binary import etcd_version, find_etcd
+from tests.support.etcd import EtcdServer
+from tests.support.service import Service
+
+_MAIN, _SECOND = "10.0.0.0/12", "172.16.0.0/16"
+_FULL = 1_000
+"""Full blocks in the first pool of the full store, of 1,024."""
+
+Operation = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much is measured."""
+
+    rounds: int
+    alone: int
+    """Operations one at a time, in a round."""
+    together: int
+    """Operations 64 at a time, in a round: a node's blocks hold 1,280."""
+    nodes: int
+    """New nodes, in each of two states of the full store; 24 blocks are left in its first pool."""
+    addresses: int
+    """In the full store."""
+
+
+FULL = Counts(rounds=6, alone=250, together=1280, nodes=20, addresses=100_000)
+QUICK = Counts(rounds=2, alone=150, together=1280, nodes=20, addresses=100_000)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table."""
+
+    what: str
+    ours: str
+    beside: str
+    ratio: float
+    target: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is."""
+        return self.ratio >= self.target if self.at_least else self.ratio <= self.target
+
+
+async def timed(operation: Operation, total: int) -> list[float]:
+    """Seconds that each of `total` operations takes, one at a time."""
+    taken = []
+    for _ in range(total):
+        begun = time.perf_counter()
+        await operation()
+        taken.append(time.perf_counter() - begun)
+    return taken
+
+
+async def throughput(operation: Operation, total: int, at_once: int = 64) -> float:
+    """Operations a second, with as many at any time."""
+    left = iter(range(total))
+
+    async def worker() -> None:
+        for _ in left:
+            await operation()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+    return total / (time.perf_counter() - begun)
+
+
+class Side:
+    """An etcd, its service, and their clients."""
+
+    def __init__(self, store: EtcdServer, service: Service, etcd: Etcd, stub: ipam_pb2_grpc.IpamAsyncStub) -> None:
+        self.store, self.service, self.etcd, self.stub = store, service, etcd, stub
+        self.names = count()
+        self.sizes = 0, 0
+
+    async def assign(self, node: str) -> str:
+        """One address for an attachment that had none."""
+        answer = await self.stub.Assign(request(f"{next(self.names):064x}", node), timeout=30)
+        return str(answer.handle.addresses[0])
+
+    async def measure_sizes(self) -> None:
+        """Learn how large the records of a half full block and of a handle are."""
+        for _ in range(BLOCK // 2):
+            await self.assign("sizes")
+        found = [max(len(item.value) for item in (await self.etcd.range(prefix)).items)
+                 for prefix in (keys.IPAM_BLOCKS, keys.IPAM_HANDLES)]
+        self.sizes = found[0], found[1]
+
+    async def bare(self) -> None:
+        """A transaction of the same size."""
+        name = f"/bench/{next(self.names):064x}"
+        block, handle = self.sizes
+        done = await self.etcd.txn([absent(name), absent(name + "/h")],
+                                   [Put(name, b"b" * block), Put(name + "/h", b"h" * handle)], timeout=30)
+        assert done.succeeded
+
+
+@asynccontextmanager
+async def side(*arguments: str) -> AsyncIterator[Side]:
+    """Processes and clients, ended at the end."""
+    with EtcdServer() as store, Service("ipam", "--etcd", store.endpoint, "--log-level", "warning",
+                                        *arguments) as service:
+        async with AsyncExitStack() as stack:
+            etcd = await stack.enter_async_context(Etcd([store.endpoint]))
+            channel = rpc.channel(service.target)
+            stack.push_async_callback(channel.close)
+            stub: ipam_pb2_grpc.IpamAsyncStub = ipam_pb2_grpc.IpamStub(channel)
+            yield Side(store, service, etcd, stub)
+
+
+def milliseconds(seconds: list[float]) -> float:
+    """Median."""
+    return statistics.median(seconds) * 1000
+
+
+async def against_bare(empty: Side, counts: Counts) -> list[Line]:
+    """Latency and throughput beside bare transactions."""
+    alone: dict[str, list[float]] = {"bare": [], "ours": []}
+    rates: dict[str, list[float]] = {"bare": [], "one": [], "many": []}
+    for turn in range(counts.rounds):
+        turns = count()
+        alone["bare"] += await timed(empty.bare, counts.alone)
+        alone["ours"] += await timed(lambda: empty.assign(f"alone{turn}"), counts.alone)  # noqa: B023  awaited here
+        rates["bare"].append(await throughput(empty.bare, counts.together))
+        rates["one"].append(await throughput(lambda: empty.assign(f"one{turn}"), counts.together))  # noqa: B023
+        rates["many"].append(await throughput(
+            lambda: empty.assign(f"many{turn}-{next(turns) % 64}"), counts.together))  # noqa: B023
+    bare, ours = milliseconds(alone["bare"]), milliseconds(alone["ours"])
+    lines = [Line("Assign, one at a time, p50", f"{ours:.2f} ms", f"transaction {bare:.2f} ms", ours / bare, 2)]
+    beside = f"transactions {statistics.median(rates['bare']):.0f}/s"
+    for kind, what, target in (("one", "64 at once, one node", 2.0), ("many", "64 at once, 64 nodes", 0.8)):
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(rates[kind], rates["bare"], strict=True))
+        lines.append(Line(what, f"{statistics.median(rates[kind]):.0f}/s", beside, ratio, target, at_least=True))
+    return lines
+
+
+async def full_store(empty: Side, full: Side, counts: Counts) -> list[Line]:
+    """Start, memory and latency with many addresses given."""
+    await full.stub.CreatePool(ipam_pb2.CreatePoolRequest(pool=ipam_pb2.Pool(name="a", cidr=_SECOND)), timeout=10)
+    await fill(full.etcd, full.stub, {"a": _FULL, "default": -(-counts.addresses // BLOCK) - _FULL})
+    starts = []
+    for _ in range(3):
+        full.service.terminate()
+        begun = time.perf_counter()
+        await asyncio.to_thread(full.service.start)
+        starts.append(time.perf_counter() - begun)
+    taken: dict[str, list[float]] = {kind: [] for kind in ("empty", "some", "none", "alone", "alone full")}
+    numbers = count()
+
+    async def first(where: Side) -> str:
+        return await where.assign(f"new{next(numbers)}")
+
+    async def compare(kind: str) -> None:
+        for _ in range(counts.nodes):
+            taken["empty"] += await timed(lambda: first(empty), 1)
+            taken[kind] += await timed(lambda: first(full), 1)
+
+    await first(full)  # its connection is new
+    await compare("some")
+    while ip_address(await first(full)) in ip_network(_SECOND):
+        pass
+    await compare("none")
+    for _ in range(counts.rounds):
+        taken["alone"] += await timed(lambda: empty.assign("alone"), counts.alone)
+        taken["alone full"] += await timed(lambda: full.assign("alone"), counts.alone)
+    memory, start = resident(full.service.pid), statistics.median(starts)
+    p50 = {kind: milliseconds(values) for kind, values in taken.items()}
+    base = f"empty {p50['empty']:.2f} ms"
+    return [
+        Line("new node, 1,000 blocks full", f"{p50['some']:.2f} ms", base, p50["some"] / p50["empty"], 5),
+        Line("new node, first pool full", f"{p50['none']:.2f} ms", base, p50["none"] / p50["empty"], 5),
+        Line("100,000 addresses, start to ready", f"{start:.2f} s", "", start, 3),
+        Line("100,000 addresses, memory", f"{memory:.0f} MB", "", memory, 300),
+        Line("100,000 addresses, Assign p50", f"{p50['alone full']:.2f} ms", f"empty {p50['alone']:.2f} ms",
+             p50["alone full"] / p50["alone"], 1.3)]
+
+
+def resident(pid: int) -> float:
+    """The most memory that a process has had at any time, in MB (VmHWM of proc(5))."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+    assert found
+    return int(found[1]) / 1000
+
+
+async def measure(counts: Counts) -> list[Line]:
+    """All lines of the table."""
+    async with side("--pool", _MAIN) as empty, side("--pool", _MAIN) as full:
+        await empty.measure_sizes()
+        lines = await against_bare(empty, counts)
+        return [*lines, *await full_store(empty, full, counts)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench/ipam.py", description="What addresses cost.")
+    parser.add_argument("--quick", action="store_true", help="under a minute")
+    lines = uvloop.run(measure(QUICK if parser.parse_args().quick else FULL))
+    widths = (36, 12, 24, 9, 9, 8)
+    print(row(("", "ours", "beside", "ratio", "target", ""), widths))
+    for line in lines:
+        print(row((line.what, line.ours, line.beside, f"{line.ratio:.2f}",
+                   f"{'>=' if line.at_least else '<='} {line.target:g}", "met" if line.met else "missed"), widths))
+    print(json.dumps({"bench": "ipam", "etcd": ".".join(map(str, etcd_version(find_etcd()))),
+                      "lines": [asdict(line) | {"met": line.met} for line in lines]}))
+
+
+if __name__ == "__main__":
+    main()
