@@ -1,0 +1,1 @@
+"""`muslin ipam`: the address manager's command line."""

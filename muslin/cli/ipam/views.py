@@ -1,0 +1,190 @@
+"""What there is, as tables for people: pools, blocks, nodes, reservations, settings, findings, problems."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Sequence
+
+from muslin.api.ipam.v1 import ipam_pb2
+from muslin.cli.ipam.bar import bar, legend, paint
+from muslin.cli.ipam.table import Column, Look, table
+from muslin.cli.ipam.usage import BlockUse, NodeUse, PoolUse, Usage
+
+__all__ = ["AFFINITY", "blocks", "config", "cool_down", "count", "findings", "handles", "identity", "nodes", "percent",
+           "pod", "pool_list", "pools", "problem_lines", "problems", "reservations", "when"]
+
+DEFAULT_COOL_DOWN = 30
+"""Seconds of cool-down of a pool that does not say; see Pool.cool_down_seconds."""
+DEFAULT_MAX_BLOCKS = 20
+"""Blocks a node may have if the settings do not say; see Config.max_blocks_per_node."""
+EXACT = 10 ** 9
+"""Counts from which on a power of two is shown: an IPv6 pool is not read digit by digit."""
+WIDE = 100
+"""Columns of a terminal from which on bars are long."""
+AFFINITY = {
+    ipam_pb2.Block.AFFINITY_CONFIRMED: "confirmed",
+    ipam_pb2.Block.AFFINITY_PENDING: "pending",
+    ipam_pb2.Block.AFFINITY_NONE: "none",
+    ipam_pb2.Block.AFFINITY_PENDING_DELETION: "being released",
+}
+NOTHING = "-"
+
+
+def count(number: int) -> str:
+    """A count, exact as long as anyone would read it so."""
+    return str(number) if number < EXACT else f"~2^{round(math.log2(number))}"
+
+
+def percent(usage: Usage) -> str:
+    """How much is used: 0 % and 100 % only if that is exact."""
+    if usage.used and usage.percent < 1:
+        return "<1%"
+    return f"{min(int(usage.percent), 99) if usage.used < usage.size else 100 if usage.size else 0}%"
+
+
+def when(milliseconds: int) -> str:
+    """A time in UTC, to the second."""
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def identity(handle: ipam_pb2.Handle) -> str:
+    """`network/container/interface`."""
+    return f"{handle.attachment.network}/{handle.attachment.container_id}/{handle.attachment.ifname}"
+
+
+def pools(uses: Sequence[PoolUse], look: Look) -> str:
+    """Pools and how full they are."""
+    if not uses:
+        return "there are no pools; make one with: muslin ipam pool create NAME CIDR"
+    lead = [Column("POOL", shrink=True), Column("RANGE", shrink=True), Column("BLOCKS", right=True)]
+    rows = [[_state(use.pool), use.pool.cidr, str(use.pool.blocks)] for use in uses]
+    return _usage_table(lead, rows, [use.usage for use in uses], look)
+
+
+def blocks(uses: Sequence[BlockUse], look: Look) -> str:
+    """Blocks, whose they are, and how full they are."""
+    if not uses:
+        return "there are no blocks"
+    lead = [Column("BLOCK"), Column("POOL", shrink=True), Column("NODE", shrink=True), Column("AFFINITY")]
+    rows = [[use.block.cidr, use.block.pool, use.block.node or NOTHING, AFFINITY.get(use.block.affinity, "unknown")]
+            for use in uses]
+    return _usage_table(lead, rows, [use.usage for use in uses], look)
+
+
+def nodes(uses: Sequence[NodeUse], look: Look) -> str:
+    """Nodes and how full their blocks are."""
+    if not uses:
+        return "no node has a block"
+    lead = [Column("NODE", shrink=True), Column("BLOCKS", right=True)]
+    rows = [[use.node or "(no node)", str(use.blocks)] for use in uses]
+    return _usage_table(lead, rows, [use.usage for use in uses], look)
+
+
+def handles(listed: Sequence[ipam_pb2.Handle], look: Look) -> str:
+    """Who holds which address."""
+    if not listed:
+        return "no address is held"
+    columns = [Column("ADDRESSES"), Column("NODE", shrink=True), Column("POD", shrink=True),
+               Column("ATTACHMENT", shrink=True), Column("SINCE")]
+    rows = [[" ".join(handle.addresses), handle.node, pod(handle), identity(handle),
+             when(handle.created_ms) if handle.created_ms else NOTHING] for handle in listed]
+    return table(columns, rows, look)
+
+
+def pool_list(listed: Sequence[ipam_pb2.Pool], look: Look) -> str:
+    """Pools and what is set for them."""
+    if not listed:
+        return pools((), look)
+    columns = [Column("POOL", shrink=True), Column("RANGE"), Column("BLOCK SIZE", right=True), Column("STATE"),
+               Column("COOL-DOWN", right=True), Column("NODES", shrink=True), Column("NAMESPACES", shrink=True)]
+    rows = [[pool.name, pool.cidr, f"/{pool.block_size}", "disabled" if pool.disabled else "enabled",
+             f"{cool_down(pool)} s", pool.node_selector or "all", pool.namespace_selector or "all"] for pool in listed]
+    return table(columns, rows, look)
+
+
+def cool_down(pool: ipam_pb2.Pool) -> int:
+    """Seconds for which a freed address of a pool is not given again."""
+    return pool.cool_down_seconds if pool.HasField("cool_down_seconds") else DEFAULT_COOL_DOWN
+
+
+def reservations(listed: Sequence[ipam_pb2.Reservation], look: Look) -> str:
+    """Reservations and their ranges."""
+    if not listed:
+        return "there are no reservations"
+    return table([Column("RESERVATION", shrink=True), Column("ADDRESSES", shrink=True)],
+                 [[item.name, " ".join(item.cidrs)] for item in listed], look)
+
+
+def config(settings: ipam_pb2.Config) -> str:
+    """The settings, one a line."""
+    most = settings.max_blocks_per_node
+    return "\n".join([
+        f"strict affinity    {_yes(settings.strict_affinity)}",
+        f"max blocks a node  {most or DEFAULT_MAX_BLOCKS}{'' if most else ' (default)'}",
+        f"automatic blocks   {_yes(not settings.no_automatic_blocks)}"])
+
+
+def findings(found: Sequence[ipam_pb2.Finding], look: Look, *, dry_run: bool) -> str:
+    """What nobody claims, and the count as the last line."""
+    freed = sum(finding.freed for finding in found)
+    verb = "would be freed" if dry_run else "freed"
+    last = f"{len(found)} found, {freed} {verb}"
+    if not found:
+        return "nothing is left over"
+    columns = [Column("WHAT", shrink=True), Column("ADDRESSES", shrink=True), Column("NODE", shrink=True),
+               Column("POD", shrink=True), Column("FIRST SEEN"), Column("FREED"), Column("WHY", shrink=True)]
+    rows = []
+    for finding in found:
+        handle = finding.handle if finding.HasField("handle") else None
+        rows.append([identity(handle) if handle else f"block {finding.block}",
+                     " ".join(handle.addresses) if handle else NOTHING, (handle.node if handle else "") or NOTHING,
+                     pod(handle) if handle else NOTHING, when(finding.since_ms) if finding.since_ms else NOTHING,
+                     _yes(finding.freed), finding.reason])
+    return f"{table(columns, rows, look)}\n{last}"
+
+
+def pod(handle: ipam_pb2.Handle) -> str:
+    """`namespace/pod`, or a dash outside Kubernetes."""
+    return f"{handle.namespace}/{handle.pod}" if handle.pod else NOTHING
+
+
+def problem_lines(found: Sequence[ipam_pb2.Problem]) -> list[str]:
+    """A line for each problem: its kind, what it is about, the details, whose it is. Never shortened."""
+    lines = []
+    for problem in found:
+        name = ipam_pb2.Problem.Kind.Name(problem.kind) if problem.kind in ipam_pb2.Problem.Kind.values() else "KIND_?"
+        kind = name.removeprefix("KIND_").lower().replace("_", " ")
+        whose = f" [{problem.handle}]" if problem.handle and problem.handle not in problem.detail else ""
+        lines.append(f"{kind}: {problem.subject}: {problem.detail}{whose}")
+    return lines
+
+
+def problems(report: ipam_pb2.Report) -> str:
+    """A report, line by line, and the totals as the last line."""
+    number = len(report.problems)
+    last = (f"{report.allocated} addresses allocated, {report.in_use} in use, "
+            f"{number or 'no'} problem{'' if number == 1 else 's'}")
+    return "\n".join([*problem_lines(report.problems), last])
+
+
+def _usage_table(lead: Sequence[Column], rows: Sequence[Sequence[str]], uses: Sequence[Usage], look: Look) -> str:
+    length = 20 if not look.width or look.width >= WIDE else 10
+    columns = [*lead, Column("USE", paint=_painter(uses, look)), Column("", right=True), *(
+        Column(head, right=True) for head in ("USED", "COOLING", "RESERVED", "BORROWED", "FREE"))]
+    full = [[*row, bar(usage, length, look), percent(usage), *map(count, (
+        usage.used, usage.cooling, usage.reserved, usage.borrowed, usage.free))]
+        for row, usage in zip(rows, uses, strict=True)]
+    return f"{table(columns, full, look)}\n{legend(look)}"
+
+
+def _painter(uses: Sequence[Usage], look: Look) -> Callable[[int, str], str]:
+    return lambda row, drawn: paint(drawn, uses[row], look)
+
+
+def _state(pool: ipam_pb2.Pool) -> str:
+    return f"{pool.name} (disabled)" if pool.disabled else pool.name
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
