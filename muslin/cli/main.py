@@ -11,7 +11,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from muslin.cli.places import DEFAULT_RUN, DEFAULT_STATE, Places
+from muslin.cli.completion import completion
+from muslin.cli.ipam.group import ipam
+from muslin.cli.options import run_dir as _run_dir
+from muslin.cli.places import DEFAULT_STATE, Places
 
 __all__ = ["main"]
 
@@ -22,8 +25,6 @@ PLUGINS = ROOT / "build/cni"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_run_dir = click.option("--run-dir", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_RUN,
-                        show_default=True, envvar="MUSLIN_RUN_DIR", help="Directory of the sockets.")
 _output = click.option("-o", "--output", type=click.Choice(("text", "json")), default="text",
                        help="Format of the result.")
 _files = click.option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE",
@@ -69,6 +70,7 @@ def cli() -> None:
     muslin play examples/three-tier --keep   pods from Kubernetes YAML; who reaches whom
     muslin apply -f policy.yaml              change policy; then: muslin probe
     muslin explain web/gateway-1 data/redis --port 6379
+    muslin ipam show                         how full the address pools are
     muslin down                              stop, and remove everything
 
     Exit codes: 0 success, 1 an error, 2 wrong usage, 3 packets and Explain disagree.
@@ -200,6 +202,10 @@ def explain(source: str, destination: str, port: int, proto: str, run_dir: Path)
     """Say which policy and rule decide a flow, and why. FROM and TO are NAMESPACE/POD or IP addresses."""
     from muslin.cli import change, interrupt
     sys.exit(interrupt.run(change.explain(run_dir.absolute(), source, destination, port, proto)))
+
+
+cli.add_command(ipam)
+cli.add_command(completion)
 
 
 @cli.command()
