@@ -151,7 +151,7 @@ async def reading(endpoint: str, quick: bool) -> list[Row]:
             _, batch = await asyncio.gather(etcd.put("/event/one", VALUE), anext(watch))
             assert len(batch.events) == 1
 
-        rows = [await measure(f"range of {RECORDS} in pages of 500", listing, 1, 3 if quick else 10),
+        rows = [await measure(f"range of {RECORDS} records", listing, 1, 3 if quick else 10),
                 await measure("put until its event is here", event, 1, 200 if quick else 1000)]
         await watch.aclose()
         return rows

@@ -68,12 +68,13 @@ class Etcd:
         response = await self._range(wire.range_request(wire.encode(key)), f"get {key}", timeout)
         return wire.key_value(response.kvs[0]) if response.kvs else None
 
-    async def range(self, prefix: str, *, page: int = 500, revision: int = 0,
+    async def range(self, prefix: str, *, page: int = 10_000, revision: int = 0,
                     timeout: float | None = None) -> Snapshot:
         """All records under a prefix at one revision: the given one, or with 0 the latest.
 
-        They are fetched `page` records at a time; the timeout is for each page. Raises Compacted if that revision is
-        not kept any longer, or not reached yet.
+        They are fetched `page` records at a time; the timeout is for each page. With each page etcd goes through all
+        that is left, to count it: 100,000 records take 4 s in pages of 500, and 0.7 s in pages of 10,000. Raises
+        Compacted if that revision is not kept any longer, or not reached yet.
         """
         first, end = wire.prefix_range(prefix)
         items: list[KeyValue] = []
