@@ -12,13 +12,13 @@ __all__ = ["completion"]
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    r"""Print the script that makes a shell complete commands, options, and names of pools, reservations and nodes.
+    """Print the script that makes a shell complete commands, options, and names of pools, reservations and nodes.
 
     \b
     bash   add to ~/.bashrc:  eval "$(muslin completion bash)"
     zsh    add to ~/.zshrc:   eval "$(muslin completion zsh)"
     fish   once:  muslin completion fish > ~/.config/fish/completions/muslin.fish
-    """
+    """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(ctx.find_root().command, {}, "muslin", "_MUSLIN_COMPLETE").source())

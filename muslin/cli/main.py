@@ -63,7 +63,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="muslin", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""A pod network for Kubernetes made of small services, run and tried on one machine.
+    """A pod network for Kubernetes made of small services, run and tried on one machine.
 
     \b
     muslin up                                the services and an embedded etcd
@@ -74,7 +74,7 @@ def cli() -> None:
     muslin down                              stop, and remove everything
 
     Exit codes: 0 success, 1 an error, 2 wrong usage, 3 packets and Explain disagree.
-    """
+    """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
 
 
 @cli.command()

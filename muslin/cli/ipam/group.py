@@ -17,7 +17,7 @@ __all__ = ["ipam"]
 
 @click.group()
 def ipam() -> None:
-    r"""Addresses: how many are used, by whom; pools, reservations, settings; finding and repairing what is wrong.
+    """Addresses: how many are used, by whom; pools, reservations, settings; finding and repairing what is wrong.
 
     \b
     muslin ipam show --blocks                how full pools and blocks are
@@ -27,7 +27,7 @@ def ipam() -> None:
     muslin ipam release --from-report report.json
 
     Every listing is a table, or JSON or YAML with -o, with the field names of protos/muslin/ipam/v1/ipam.proto.
-    """
+    """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
 
 
 ipam.add_command(pool)
@@ -73,9 +73,9 @@ def show(where: Where, form: str, address: str | None, blocks: bool, nodes: bool
 @where
 def configure(where: Where, form: str, strict_affinity: bool | None, max_blocks: int | None,
               automatic_blocks: bool | None) -> None:
-    """Change the settings that hold for all pools, and show them. Without options they are only shown.
+    """Show or change what holds for all pools.
 
-    With -o: Config.
+    Without options the settings are only shown. With -o: Config.
     """
     from muslin.cli import interrupt
     from muslin.cli.ipam import listing
@@ -91,9 +91,10 @@ def configure(where: Where, form: str, strict_affinity: bool | None, max_blocks:
 @form
 @where
 def check(where: Where, form: str, file: Path | None) -> NoReturn:
-    """Compare the records of addresses with each other and with what endpoints use. Nothing is changed.
+    """Say whether every address is accounted for.
 
-    Each problem is a line: its kind, what it is about, and the details. Exit code 1 if there are any.
+    The records are compared with each other and with what endpoints use; nothing is changed. Each problem is a line:
+    its kind, what it is about, and the details. Exit code 1 if there are any.
     With -o: Report.
     """
     from muslin.cli import interrupt
@@ -138,9 +139,10 @@ def release(where: Where, form: str, targets: tuple[str, ...], file: Path | None
 @form
 @where
 def release_affinity(where: Where, form: str, node: str, cidr: str) -> None:
-    """Take from NODE its blocks, or the block or pool CIDR.
+    """Take blocks from a node.
 
-    Empty blocks are deleted; others serve the addresses that are held, and give no new one.
+    All of NODE's, or those of CIDR, a block or a pool. Empty blocks are deleted; others serve the addresses that are
+    held, and give no new one.
     With -o: ReleaseAffinityResponse.
     """
     from muslin.cli import interrupt
@@ -153,9 +155,9 @@ def release_affinity(where: Where, form: str, node: str, cidr: str) -> None:
 @form
 @where
 def remove_node(where: Where, form: str, node: str) -> None:
-    """Free all that NODE held, which is gone for good. Refused while there are endpoints on it.
+    """Free all that a node held.
 
-    With -o: RemoveNodeResponse.
+    NODE is gone for good; it is refused while there are endpoints on it. With -o: RemoveNodeResponse.
     """
     from muslin.cli import interrupt
     from muslin.cli.ipam import upkeep
@@ -167,8 +169,10 @@ def remove_node(where: Where, form: str, node: str) -> None:
 @form
 @where
 def collect(where: Where, form: str, dry_run: bool) -> None:
-    """Look for addresses and blocks that nobody claims, and free those that were found before.
+    """Free what nobody claims.
 
+    Addresses and empty blocks that nobody claims are found; those that were found so before, long enough ago, are
+    freed.
     The address manager does this by itself from time to time. With -o: CollectResponse.
     """
     from muslin.cli import interrupt
@@ -181,9 +185,9 @@ def collect(where: Where, form: str, dry_run: bool) -> None:
 @form
 @where
 def rebuild(where: Where, form: str, apply: bool) -> None:
-    """Make blocks, handles and affinities anew from what endpoints use, wherever they differ or are damaged.
+    """Repair the records from what endpoints use.
 
-    With -o: RebuildResponse.
+    Blocks, handles and affinities are made anew wherever they differ from it or are damaged. With -o: RebuildResponse.
     """
     from muslin.cli import interrupt
     from muslin.cli.ipam import upkeep
