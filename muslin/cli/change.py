@@ -12,9 +12,9 @@ from muslin.cli.console import Console
 from muslin.cli.play import stage
 from muslin.cli.play.record import Records
 from muslin.errors import FailedPrecondition, InvalidArgument
-from muslin.kube.convert import object_refs, pod_message, pod_ref, policy_object
+from muslin.kube.convert import namespace_message, node_message, object_refs, pod_message, pod_ref, policy_object
 from muslin.kube.manifest import Manifest, load
-from muslin.kube.objects import Object
+from muslin.kube.objects import Namespace, Object
 
 __all__ = ["apply", "delete", "explain"]
 
@@ -28,6 +28,8 @@ async def apply(run: Path, files: Sequence[str]) -> None:
         manifest.require_namespaces(namespaces)
         objects = stage.needed_objects(manifest, namespaces)
         conditions = await up.apply([policy_object(item) for item in objects]) if objects else ()
+        await up.apply_inventory([namespace_message(item) for item in objects if isinstance(item, Namespace)],
+                                 [node_message(item) for item in manifest.nodes])
         if manifest.pods:
             uids = {(pod.namespace, pod.name): pod.uid for pod in await up.pods()}
             await up.apply_pods([pod_message(pod, uids.get((pod.namespace, pod.name), "")) for pod in manifest.pods])
@@ -50,8 +52,11 @@ async def delete(run: Path, files: Sequence[str]) -> None:
         stored = {(pod.namespace, pod.name) for pod in await up.pods()}
         await _stop(manifest, up, console)
         await up.delete_pods([pod_ref(pod) for pod in manifest.pods])
+        nodes = await up.nodes() if manifest.nodes else {}
+        await up.delete_inventory([item.name for item in manifest.namespaces], [item.name for item in manifest.nodes])
         deleted = await up.delete(object_refs([*manifest.namespaces, *manifest.policies]))
     gone = {(ref.kind, ref.namespace, ref.name) for ref in deleted} | {("Pod", *name) for name in stored}
+    gone |= {("Node", "", name) for name in nodes}
     for item in manifest.objects:
         there = (item.kind, item.namespace, item.name) in gone
         console.result(f"{_shown(item)} {'deleted' if there else 'is not there'}")

@@ -88,6 +88,40 @@ class Services:
             protocol=flow.port.protocol, port=flow.port.port) for flow in asked])
         return {flow: answer_of(explanation) for flow, explanation in zip(asked, found, strict=True)}
 
+    async def apply_inventory(self, namespaces: Sequence[endpoint_pb2.Namespace],
+                              nodes: Sequence[endpoint_pb2.Node]) -> None:
+        """Store namespaces and nodes, as what pods and addresses are decided by."""
+        if namespaces:
+            with translated("endpoint: apply namespaces"):
+                await self._endpoints.ApplyNamespaces(endpoint_pb2.ApplyNamespacesRequest(namespaces=namespaces),
+                                                      timeout=TIMEOUT)
+        if nodes:
+            with translated("endpoint: apply nodes"):
+                await self._endpoints.ApplyNodes(endpoint_pb2.ApplyNodesRequest(nodes=nodes), timeout=TIMEOUT)
+
+    async def delete_inventory(self, namespaces: Sequence[str], nodes: Sequence[str]) -> None:
+        """Forget namespaces and nodes, by name."""
+        if namespaces:
+            with translated("endpoint: delete namespaces"):
+                await self._endpoints.DeleteNamespaces(endpoint_pb2.DeleteNamespacesRequest(names=namespaces),
+                                                       timeout=TIMEOUT)
+        if nodes:
+            with translated("endpoint: delete nodes"):
+                await self._endpoints.DeleteNodes(endpoint_pb2.DeleteNodesRequest(names=nodes), timeout=TIMEOUT)
+
+    async def nodes(self) -> dict[str, endpoint_pb2.Node]:
+        """The stored nodes, by name."""
+        found = {}
+        stream = self._endpoints.WatchInventory(endpoint_pb2.WatchInventoryRequest(), timeout=TIMEOUT)
+        with translated("endpoint: watch inventory"):
+            async for response in stream:
+                found.update({change.node.name: change.node for change in response.changes
+                              if change.WhichOneof("object") == "node"})
+                if response.snapshot_complete:
+                    break
+        stream.cancel()
+        return found
+
     async def apply_pods(self, pods: Sequence[endpoint_pb2.Pod]) -> None:
         """Store pods."""
         with translated("endpoint: apply pods"):

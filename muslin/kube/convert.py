@@ -6,16 +6,27 @@ from collections.abc import Iterable
 
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.policy.v1 import policy_pb2
-from muslin.kube.objects import DEFAULT_NAMESPACE, NAME_LABEL, Namespace, NetworkPolicy, Origin, Pod
+from muslin.kube.objects import DEFAULT_NAMESPACE, NAME_LABEL, Namespace, NetworkPolicy, Node, Origin, Pod
 
-__all__ = ["default_namespace", "pod_message", "pod_ref", "policy_object", "object_refs"]
+__all__ = ["default_namespace", "namespace_message", "node_message", "pod_message", "pod_ref", "policy_object",
+           "object_refs"]
 
 
 def default_namespace() -> Namespace:
     """The namespace that exists without being declared."""
     manifest = (f'{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"labels": {{"{NAME_LABEL}": '
                 f'"{DEFAULT_NAMESPACE}"}}, "name": "{DEFAULT_NAMESPACE}"}}}}')
-    return Namespace(DEFAULT_NAMESPACE, manifest.encode(), Origin("built in", 0, 0))
+    return Namespace(DEFAULT_NAMESPACE, manifest.encode(), Origin("built in", 0, 0), {NAME_LABEL: DEFAULT_NAMESPACE})
+
+
+def namespace_message(namespace: Namespace) -> endpoint_pb2.Namespace:
+    """A namespace for the endpoint service."""
+    return endpoint_pb2.Namespace(name=namespace.name, labels=namespace.labels, annotations=namespace.annotations)
+
+
+def node_message(node: Node) -> endpoint_pb2.Node:
+    """A node for the endpoint service."""
+    return endpoint_pb2.Node(name=node.name, labels=node.labels)
 
 
 def pod_message(pod: Pod, uid: str = "") -> endpoint_pb2.Pod:

@@ -4,7 +4,7 @@
 
     manifest = load(["examples/three-tier"])
     manifest.require_namespaces(())
-    manifest.pods, manifest.namespaces, manifest.policies
+    manifest.pods, manifest.namespaces, manifest.nodes, manifest.policies
 
 Everything is read and checked before anything is returned: who applies a Manifest applies all of it or nothing.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from muslin.errors import InvalidArgument, IOFailure, NotFound
 from muslin.kube.document import documents
 from muslin.kube.field import Field
-from muslin.kube.objects import DEFAULT_NAMESPACE, Namespace, NetworkPolicy, Object, Pod
+from muslin.kube.objects import DEFAULT_NAMESPACE, Namespace, NetworkPolicy, Node, Object, Pod
 from muslin.kube.reader import read
 
 __all__ = ["Manifest", "load", "parse"]
@@ -39,6 +39,11 @@ class Manifest:
     def namespaces(self) -> tuple[Namespace, ...]:
         """In the order of the files."""
         return tuple(item for item in self.objects if isinstance(item, Namespace))
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """In the order of the files."""
+        return tuple(item for item in self.objects if isinstance(item, Node))
 
     @property
     def pods(self) -> tuple[Pod, ...]:

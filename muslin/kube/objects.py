@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Origin", "Namespace", "ContainerPort", "Pod", "NetworkPolicy", "Object", "DEFAULT_NAMESPACE", "NAME_LABEL",
-           "PROTOCOLS"]
+__all__ = ["Origin", "Namespace", "Node", "ContainerPort", "Pod", "NetworkPolicy", "Object", "DEFAULT_NAMESPACE",
+           "NAME_LABEL", "PROTOCOLS"]
 
 DEFAULT_NAMESPACE = "default"
 """The namespace that always exists, and that objects without one are in."""
@@ -48,11 +48,28 @@ class Namespace:
     name: str
     manifest: bytes
     origin: Origin
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
     kind: str = field(default="Namespace", init=False)
 
     @property
     def namespace(self) -> str:
         """Empty: namespaces are cluster-wide."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the network needs to know of a node."""
+
+    name: str
+    origin: Origin
+    labels: dict[str, str] = field(default_factory=dict)
+    kind: str = field(default="Node", init=False)
+
+    @property
+    def namespace(self) -> str:
+        """Empty: nodes are cluster-wide."""
         return ""
 
 
@@ -83,4 +100,4 @@ class NetworkPolicy:
     kind: str = field(default="NetworkPolicy", init=False)
 
 
-Object = Namespace | Pod | NetworkPolicy
+Object = Namespace | Node | Pod | NetworkPolicy

@@ -1,13 +1,14 @@
 """From a document's fields to the objects it declares.
 
-Of a Pod only what the network needs is read; the rest of its specification is the kubelet's business and is passed
-over. Namespaces and NetworkPolicies are read strictly.
+Of Pods and Nodes only what the network needs is read; the rest is the kubelet's business and is passed over. Namespaces
+and NetworkPolicies are read strictly.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from muslin.kube import policy_spec
 from muslin.kube.document import Plain, plain
@@ -19,6 +20,7 @@ from muslin.kube.objects import (
     ContainerPort,
     Namespace,
     NetworkPolicy,
+    Node,
     Object,
     Origin,
     Pod,
@@ -38,7 +40,7 @@ def read(root: Field) -> list[Object]:
 
     Raises InvalidArgument for a kind that is not known or a field that is not right.
     """
-    kind = root.require("kind", "say kind: Namespace, Pod or NetworkPolicy")
+    kind = root.require("kind", "say kind: Namespace, Node, Pod or NetworkPolicy")
     match kind.string():
         case "List":
             _api_version(root, "v1")
@@ -46,6 +48,9 @@ def read(root: Field) -> list[Object]:
         case "Namespace":
             _api_version(root, "v1")
             return [_namespace(root)]
+        case "Node":
+            _api_version(root, "v1")
+            return [_node(root)]
         case "Pod":
             _api_version(root, "v1")
             return [_pod(root)]
@@ -53,7 +58,7 @@ def read(root: Field) -> list[Object]:
             _api_version(root, "networking.k8s.io/v1")
             return [_network_policy(root)]
         case other:
-            raise kind.error(f"{other} is not supported; known kinds: Namespace, Pod, NetworkPolicy, List")
+            raise kind.error(f"{other} is not supported; known kinds: Namespace, Node, Pod, NetworkPolicy, List")
 
 
 def _api_version(root: Field, version: str) -> None:
@@ -96,8 +101,19 @@ def _namespace(root: Field) -> Namespace:
     name, _, fields = _metadata(root, DNS_LABEL, _NAMESPACE_NAME)
     if "namespace" in fields:
         raise fields["namespace"].error("a Namespace is in no namespace; remove it")
-    labels = {**(fields["labels"].strings() if "labels" in fields else {}), NAME_LABEL: name}
-    return Namespace(name, _manifest(root, labels=dict(labels)), _origin(root))
+    labels = {**_strings(fields, "labels"), NAME_LABEL: name}
+    return Namespace(name, _manifest(root, labels=dict(labels)), _origin(root), labels, _strings(fields, "annotations"))
+
+
+def _node(root: Field) -> Node:
+    name, _, fields = _metadata(root, DNS_SUBDOMAIN, _OBJECT_NAME)
+    if "namespace" in fields:
+        raise fields["namespace"].error("a Node is in no namespace; remove it")
+    return Node(name, _origin(root), _strings(fields, "labels"))
+
+
+def _strings(metadata: Mapping[str, Field], name: str) -> dict[str, str]:
+    return metadata[name].strings() if name in metadata else {}
 
 
 def _network_policy(root: Field) -> NetworkPolicy:
@@ -129,8 +145,8 @@ def _pod(root: Field) -> Pod:
     return Pod(
         namespace, name, _origin(root),
         uid=metadata["uid"].string() if "uid" in metadata else "",
-        labels=metadata["labels"].strings() if "labels" in metadata else {},
-        annotations=metadata["annotations"].strings() if "annotations" in metadata else {},
+        labels=_strings(metadata, "labels"),
+        annotations=_strings(metadata, "annotations"),
         service_account=account.name(DNS_SUBDOMAIN, "a service account's name") if account else "default",
         ports=_ports(containers),
         host_network="hostNetwork" in fields and fields["hostNetwork"].boolean(),

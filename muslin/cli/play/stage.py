@@ -7,7 +7,7 @@ import json
 import sys
 import uuid
 from asyncio.subprocess import PIPE
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from muslin import netns
@@ -20,9 +20,9 @@ from muslin.cli.play.record import PlayedPod, Record, Records
 from muslin.cli.process import of_pid, this_process
 from muslin.cni import result as cni_result
 from muslin.errors import FailedPrecondition, InvalidArgument, IOFailure, MuslinError
-from muslin.kube.convert import default_namespace, pod_message, policy_object
+from muslin.kube.convert import default_namespace, namespace_message, node_message, pod_message, policy_object
 from muslin.kube.manifest import Manifest
-from muslin.kube.objects import DEFAULT_NAMESPACE, Namespace, NetworkPolicy
+from muslin.kube.objects import DEFAULT_NAMESPACE, Namespace, NetworkPolicy, Node
 
 __all__ = ["Stage", "plan", "remove", "remove_pods", "needed_objects", "condition_text"]
 
@@ -76,13 +76,17 @@ class Stage:
     async def set_up(self) -> None:
         """Store the objects, make the pods, start the listeners. On an error `tear_down` undoes what was done."""
         stored = await self._services.objects()
+        known = await self._services.nodes() if self._manifest.nodes else {}
         with self._records.locked():
-            objects = self._claim(stored)
+            objects, nodes = self._claim(stored), self._claim_nodes(known)
             self._records.write(self.record)
             self._claimed = True
         conditions = await self._services.apply([policy_object(item) for item in objects])
         for condition in conditions:
             self._console.warn(condition_text(condition))
+        await self._services.apply_inventory(
+            [namespace_message(item) for item in objects if isinstance(item, Namespace)],
+            [node_message(item) for item in nodes])
         uids = {pod.key: pod.sandbox.uid for pod in self.record.pods}
         await self._services.apply_pods([pod_message(pod, uids[f"{pod.namespace}/{pod.name}"])
                                          for pod in self._manifest.pods])
@@ -137,6 +141,22 @@ class Stage:
                 self.record.objects.append(key)
         return wanted
 
+    def _claim_nodes(self, stored: Mapping[str, endpoint_pb2.Node]) -> list[Node]:
+        """The nodes to apply; as `_claim`."""
+        played = {tuple(entry) for record in self._records.all() for entry in record.objects}
+        wanted = []
+        for item in self._manifest.nodes:
+            key = item.kind, "", item.name
+            if item.name in stored and stored[item.name] != node_message(item):
+                raise FailedPrecondition(
+                    f"{item.origin.place}: Node {item.name} is stored already and differs; remove it first with "
+                    "`muslin delete -f FILE`, or change it with `muslin apply -f FILE`")
+            if item.name not in stored:
+                wanted.append(item)
+            if item.name not in stored or key in played:
+                self.record.objects.append(key)
+        return wanted
+
     async def _add(self, pod: PlayedPod) -> None:
         try:
             sandbox.create(pod.netns_name)  # in this thread: one that is cancelled can not come after its undoing
@@ -181,10 +201,13 @@ async def remove(record: Record, services: Services | None, records: Records, co
     problems = await remove_pods(record, record.pods, services, console)
     if services:
         others = {tuple(entry) for other in records.all() if other.name != record.name for entry in other.objects}
-        refs = [policy_pb2.ObjectRef(kind=kind, namespace=namespace, name=name)
-                for kind, namespace, name in record.objects if (kind, namespace, name) not in others]
+        mine = [(kind, namespace, name) for kind, namespace, name in record.objects
+                if (kind, namespace, name) not in others]
         try:
-            await services.delete(refs)
+            await services.delete_inventory([name for kind, _, name in mine if kind == "Namespace"],
+                                            [name for kind, _, name in mine if kind == "Node"])
+            await services.delete([policy_pb2.ObjectRef(kind=kind, namespace=namespace, name=name)
+                                   for kind, namespace, name in mine if kind != "Node"])
         except MuslinError as error:
             problems.append(error.message)
     if problems:

@@ -101,6 +101,32 @@ def test_a_killed_play_is_cleaned_up_by_the_next(idle: Arena, pods: str) -> None
     assert_idle(idle, before)
 
 
+CLUSTER = """
+apiVersion: v1
+kind: Node
+metadata: {name: node-1, labels: {zone: a}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, annotations: {note: x}}
+"""
+
+
+def test_nodes_and_namespaces_come_and_go(idle: Arena, pods: str, tmp_path: Path) -> None:
+    """Applied by hand they outlive a play that names them, too; a play takes away only what it brought."""
+    file = tmp_path / "cluster.yaml"
+    file.write_text(CLUSTER)
+    assert idle.muslin("apply", "-f", str(file)).splitlines() == ["Node node-1 applied", "Namespace shop applied"]
+    idle.muslin("play", pods, str(file))
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(CLUSTER.replace("zone: a", "zone: b"))
+    assert "Node node-1 is stored already and differs" in idle.muslin("play", pods, str(changed), code=1)
+    assert idle.muslin("delete", "-f", str(file)).splitlines() == ["Node node-1 deleted", "Namespace shop deleted"]
+    idle.muslin("play", pods, str(file))
+    assert idle.muslin("delete", "-f", str(file)).splitlines() == ["Node node-1 is not there",
+                                                                   "Namespace shop is not there"]
+
+
 def assert_idle(machine: Arena, before: set[int]) -> None:
     """Nothing is left of pods, in the kernel or in the store; the same processes run as before."""
     assert set(machine.processes()) == before

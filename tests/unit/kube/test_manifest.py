@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import InvalidArgument, MuslinError, NotFound
-from muslin.kube.convert import default_namespace, object_refs, pod_message, policy_object
+from muslin.kube.convert import (
+    default_namespace,
+    namespace_message,
+    node_message,
+    object_refs,
+    pod_message,
+    policy_object,
+)
 from muslin.kube.manifest import load, parse
-from muslin.kube.objects import ContainerPort, Namespace, NetworkPolicy, Object, Pod
+from muslin.kube.objects import ContainerPort, Namespace, NetworkPolicy, Node, Object, Pod
 
 NAMESPACE = "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: a}}}"
 POD = """
@@ -93,6 +101,18 @@ def test_a_namespace_carries_its_name_as_a_label(namespace: Object) -> None:
     assert isinstance(namespace, Namespace)
     labels = json.loads(namespace.manifest)["metadata"]["labels"]
     assert labels["kubernetes.io/metadata.name"] == namespace.name
+    assert namespace_message(namespace).labels == labels
+
+
+def test_what_addresses_are_decided_by_is_read() -> None:
+    """Annotations of namespaces, labels of nodes; of a node's own specification nothing."""
+    namespace = one("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: y}, annotations: {n: '[1]'}}}")
+    assert isinstance(namespace, Namespace)
+    assert namespace_message(namespace) == endpoint_pb2.Namespace(
+        name="a", labels={"x": "y", "kubernetes.io/metadata.name": "a"}, annotations={"n": "[1]"})
+    node = one("{apiVersion: v1, kind: Node, metadata: {name: w.example, labels: {zone: a}}, spec: {any: [1]}}")
+    assert isinstance(node, Node)
+    assert node_message(node) == endpoint_pb2.Node(name="w.example", labels={"zone": "a"})
 
 
 def test_a_list_holds_objects_of_any_kind() -> None:
@@ -104,11 +124,13 @@ def test_a_list_holds_objects_of_any_kind() -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("5", "f.yaml, document 1, line 1: must be a mapping, is the number 5"),
     ("a: b", "kind: missing"),
-    ("{apiVersion: apps/v1, kind: Deployment}", "kind: Deployment is not supported; known kinds: Namespace, Pod"),
+    ("{apiVersion: apps/v1, kind: Deployment}", "kind: Deployment is not supported; known kinds: Namespace, Node, Pod"),
     ("{apiVersion: v1beta1, kind: Pod}", "apiVersion: 'v1beta1' is not supported; say v1"),
     ("{apiVersion: v1, kind: NetworkPolicy}", "say networking.k8s.io/v1"),
     ("{apiVersion: v1, kind: Pod, metadata: {generateName: x}}", "metadata.name: missing"),
     ("{apiVersion: v1, kind: Pod, metadata: {name: Web}}", "metadata.name: 'Web' is not an object's name"),
+    ("{apiVersion: v1, kind: Node, metadata: {name: a, namespace: b}}", "namespace: a Node is in no namespace"),
+    ("{apiVersion: v1, kind: Node, metadata: {name: a, labels: {x: 1}}}", "labels.x: must be a string"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a.b}}", "metadata.name: 'a.b' is not a namespace's name"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: yes}}}", "labels.x: must be a string"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {-x: a}}}", "labels['-x']: not a label's key"),
@@ -173,7 +195,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
 
 
 WORDS = st.sampled_from([
-    "apiVersion", "v1", "networking.k8s.io/v1", "kind", "Pod", "Namespace", "NetworkPolicy", "List", "items",
+    "apiVersion", "v1", "networking.k8s.io/v1", "kind", "Pod", "Namespace", "Node", "NetworkPolicy", "List", "items",
     "metadata", "name", "namespace", "labels", "a", "spec", "containers", "initContainers", "restartPolicy", "Always",
     "ports", "containerPort", "protocol", "TCP", "podSelector", "matchLabels", "matchExpressions", "key", "operator",
     "values", "ingress", "egress", "from", "to", "ipBlock", "cidr", "except", "port", "endPort", "hostNetwork",
@@ -183,7 +205,7 @@ TREES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5), max_leaves=20)
 BODIES = st.fixed_dictionaries({
     "apiVersion": st.sampled_from(["v1", "networking.k8s.io/v1"]),
-    "kind": st.sampled_from(["Pod", "Namespace", "NetworkPolicy", "List"]),
+    "kind": st.sampled_from(["Pod", "Namespace", "Node", "NetworkPolicy", "List"]),
     "metadata": st.just({"name": "a"}) | TREES,
     "spec": TREES,
 })
@@ -199,6 +221,8 @@ def test_any_text_gives_objects_or_an_error_of_ours(text: str) -> None:
     for item in items:
         if isinstance(item, Pod):
             pod_message(item).SerializeToString()
+        elif isinstance(item, Node):
+            node_message(item).SerializeToString()
         else:
             assert json.loads(policy_object(item).manifest)["kind"] == item.kind
 
