@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 """Pause after a refused replacement."""
 
+AUDIT_SECONDS = 2.0
+"""How often to ask, while idle, whether anybody changed the ruleset; one short message if nobody did."""
+
 
 @dataclass
 class _Pending:
@@ -61,6 +64,8 @@ class Enforcer:
         self._desired = State()
         self._kernel = State()
         self._known = False  # whether the table is as `_kernel` says, so that a difference can be committed
+        self._refused = False  # whether the last replacement was refused, and is to be tried again
+        self._generation = 0  # of the ruleset, if nobody else changed any of it since our last transaction
         self._synchronised = asyncio.Event()
         self._pending: list[_Pending] = []
         self._committing: list[_Pending] = []
@@ -126,16 +131,17 @@ class Enforcer:
                 "which is not what ADD was asked for")
 
     async def run(self) -> None:
-        """Commit events as they come. Runs for ever."""
+        """Commit events as they come, and look now and then whether others changed the table. Runs for ever."""
         while True:
             try:
-                async with asyncio.timeout(RETRY_SECONDS if self._committing else None):
+                async with asyncio.timeout(RETRY_SECONDS if self._refused else AUDIT_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
-                pass  # the events of a refused replacement are still waiting
+                if self._known:
+                    await self._off_loop(self._audit)
             self._wake.clear()
             batch, self._pending = self._pending, []
-            if batch or self._committing:
+            if batch or self._refused or (self._synchronised.is_set() and not self._known):
                 await self._turn(batch)
 
     async def aclose(self) -> None:
@@ -162,10 +168,10 @@ class Enforcer:
             try:
                 await self._off_loop(self._commit, changed)
             except MuslinError as error:
-                self._known = False
-                log.error("the kernel refuses the table, and keeps the one it has: %s", error)  # noqa: TRY400 the message says it
+                self._known, self._refused = False, True
+                log.error("the kernel refuses the table, and keeps the one it has: %s", error)  # noqa: TRY400  it says it
                 return
-            self._known = True
+            self._known, self._refused = True, False
             self._kernel = state
             self._synchronised.set()
             metrics.REVISION.set(self.revision)
@@ -193,6 +199,7 @@ class Enforcer:
             if self._tried("change", transactions):
                 return
         parts = self._desired.parts.values()
+        self._generation = self._nft.generation()
         try:
             there = actual.read(self._nft)
         except KernelError as error:
@@ -214,6 +221,7 @@ class Enforcer:
         try:
             for messages in transactions:
                 self._nft.commit(messages)
+                self._generation += bool(messages)
         except MuslinError:
             metrics.COMMITS.labels(kind, "refused").inc()
             raise
@@ -222,6 +230,23 @@ class Enforcer:
             metrics.COMMITS.labels(kind, "ok").inc()
             metrics.COMMIT_SECONDS.labels(kind).observe(seconds)
             log.debug("committed kind=%s messages=%d ms=%.2f", kind, sum(map(len, transactions)), seconds * 1000)
+
+    def _audit(self) -> None:
+        """On the thread: see whether somebody else changed the table, if anybody changed anything."""
+        try:
+            generation = self._nft.generation()
+            if generation == self._generation:
+                return
+            wanted = table.merged(self._kernel.parts.values())
+            found = actual.difference(self._nft, wanted, self._prefixes)
+        except MuslinError as error:
+            found = str(error)
+        if found:
+            log.warning("somebody changed our table, putting it in order: %s", found)
+            metrics.DRIFTS.inc()
+            self._known = False
+        else:
+            self._generation = generation
 
     def _resolve(self) -> None:
         committed, self._committing = self._committing, []

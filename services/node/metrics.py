@@ -17,6 +17,7 @@ COMMITS = Counter("muslin_node_commits_total",
                   ["kind", "outcome"])
 COMMIT_SECONDS = Histogram("muslin_node_commit_seconds", "Seconds that a transaction took, by kind.", ["kind"],
                            buckets=_SECONDS)
+DRIFTS = Counter("muslin_node_drifts_total", "Times somebody else's change of the table was undone.")
 ENDPOINTS = Gauge("muslin_node_endpoints", "Endpoints whose policy is in the kernel.")
 ATTACHMENTS = Gauge("muslin_node_attachments", "Attachments wired on this node.")
 REVISION = Gauge("muslin_node_enforced_revision", "Revision of the program in the kernel.")

@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,9 @@ request, so one that has its name has its owner, even if the daemon is killed be
 
 DELETION_GROUP = 0x6D75736C
 """Link group that host ends are put into to be deleted together."""
+
+CARRIER_SECONDS = 1.0
+"""How long to wait for the host end to pass packets: the kernel's link watch runs at least once a second."""
 
 _LOOPBACK = 1
 _EVERYWHERE = ipaddress.IPv4Network("0.0.0.0/0")
@@ -148,6 +152,7 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
             _claim(host, wiring, made.index)
             host.request(host_requests(wiring, made.index))
             pod.request(pod_requests(wiring, made.peer_index))
+            _await_carrier(host, wiring.host_interface)
         except BaseException:
             _delete(host, made.index)
             raise
@@ -155,6 +160,18 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
     finally:
         os.close(namespace)
         pod.close()
+
+
+def _await_carrier(host: Connection, name: str) -> None:
+    """Wait until the host end passes packets.
+
+    It came up before the pod's end did, so without a carrier, and until the kernel's link watch has seen the carrier
+    it drops what it is to send: the pod's first answers would be lost. Since Linux 6.8 asking for the link makes the
+    kernel look at once; before, it looks within milliseconds.
+    """
+    deadline = time.monotonic() + CARRIER_SECONDS
+    while (link := links.get(host, name)) is not None and not link.operational and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def _create(host: Connection, wiring: Wiring, namespace: int) -> Link:

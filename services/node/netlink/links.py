@@ -17,10 +17,11 @@ __all__ = ["INET_SETTINGS", "Link", "create_veth", "delete", "delete_group", "ge
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 
 IFF_UP = 1
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 4, 5, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_OPERSTATE, _IFLA_LINKINFO = 1, 3, 4, 5, 16, 18
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 20, 26, 27, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_INET_CONF = 1, 2, 1, 1
 _SKIP_STATISTICS = 1 << 3
+_OPERATIONAL = 6
 _AF_INET = 2
 
 ALIAS_BYTES = 255
@@ -49,6 +50,8 @@ class Link:
     group: int
     peer_index: int
     """Of a veth, the other end's index in the other end's namespace."""
+    operational: bool
+    """Whether it passes packets (RFC 2863, IF_OPER_UP): up, with a carrier, and the kernel has acted on both."""
 
 
 def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
@@ -142,4 +145,5 @@ def parse_link(reply: Reply) -> Link:
                 alias=words(found, _IFLA_IFALIAS),
                 mac=bytes(found[_IFLA_ADDRESS]).hex(":") if _IFLA_ADDRESS in found else "",
                 mtu=number(_IFLA_MTU), up=bool(flags & IFF_UP), group=number(_IFLA_GROUP),
-                peer_index=number(_IFLA_LINK))
+                peer_index=number(_IFLA_LINK),
+                operational=_IFLA_OPERSTATE in found and found[_IFLA_OPERSTATE][0] == _OPERATIONAL)

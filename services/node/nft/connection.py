@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Sequence
 
 from services.node.errors import KernelError
@@ -21,7 +22,17 @@ from services.node.netlink.connection import (
     describe_error,
 )
 from services.node.nft.expressions import KeyType
-from services.node.nft.messages import GETCHAIN, GETSET, GETSETELEM, GETTABLE, Message, Target, comment
+from services.node.nft.messages import (
+    GETCHAIN,
+    GETGEN,
+    GETRULE,
+    GETSET,
+    GETSETELEM,
+    GETTABLE,
+    Message,
+    Target,
+    comment,
+)
 
 __all__ = ["Nftables"]
 
@@ -34,6 +45,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES = 64 << 20  # a limit, not an allocation: a whole table goes out in one datagram
 _TABLE_NAME, _TABLE_USERDATA = 1, 6
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
+_RULE_TABLE, _RULE_CHAIN, _GENERATION_ID = 1, 2, 1
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _ANONYMOUS = 1, 2, 3, 4, 5, 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA = 1, 2, 6
@@ -106,6 +118,24 @@ class Nftables(Socket):
         """Names of the table's chains. Raises KernelError."""
         found = (parse(r.body[4:]) for r in self._dump(GETCHAIN, text(_CHAIN_TABLE, table), "list chains"))
         return [as_text(chain[_CHAIN_NAME]) for chain in found if as_text(chain[_CHAIN_TABLE]) == table]
+
+    def rule_counts(self, table: str) -> Counter[str]:
+        """Number of rules of each chain that has any. Raises KernelError."""
+        found = (parse(r.body[4:]) for r in self._dump(GETRULE, text(_RULE_TABLE, table), "list rules"))
+        return Counter(as_text(rule[_RULE_CHAIN]) for rule in found if as_text(rule[_RULE_TABLE]) == table)
+
+    def generation(self) -> int:
+        """Number of the ruleset's generation: every transaction of anybody begins a new one. Raises KernelError."""
+        with self._lock:
+            self._sequence += 1
+            self._socket.send(_message(_SUBSYSTEM | GETGEN, 0, self._sequence, b""))
+            while True:
+                for reply in self._receive("read the generation"):
+                    if reply.sequence != self._sequence:
+                        continue
+                    if reply.kind == NLMSG_ERROR:
+                        raise KernelError(describe_error(reply)[0], "read the generation")
+                    return int.from_bytes(parse(reply.body[4:])[_GENERATION_ID], "big")
 
     def sets(self, table: str) -> dict[str, KeyType]:
         """Named sets and maps of the table, by name. Raises KernelError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,10 @@ from muslin.api.policy.v1 import policy_pb2
 from muslin.cni.result import IPConfig, Route
 from muslin.errors import AlreadyExists, InvalidArgument, TimedOut
 from services.node.netlink import links
+from services.node.netlink.attributes import be32, text
 from services.node.netlink.connection import Connection
+from services.node.nft import messages
+from services.node.nft.connection import Nftables
 from tests.integration.node import daemon
 from tests.integration.node.daemon import Daemon, Programs, allow_all, call, endpoint
 from tests.integration.node.world import reaches
@@ -71,9 +75,9 @@ def program(*containers: tuple[str, str, str], revision: int = 1, snapshot: bool
                                         endpoints=[endpoint(*container) for container in containers])
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     """The kernel's state, of which there is no event here."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  as above
             await asyncio.sleep(0.01)
 
@@ -261,6 +265,40 @@ async def test_a_table_that_somebody_flushed_comes_back_with_the_next_change(nod
             await node.programs.until(4)
             assert sorted(node.table().split()) == sorted(whole.split())
         node.refusals = True
+
+
+async def test_changes_by_others_are_undone(node: Node) -> None:
+    """Without any event: what somebody flushed, emptied or slipped in is put in order within seconds."""
+    node.programs.snapshot = program(A, B)
+    with namespaces(2, "pod") as (one, two):
+        await node.daemon.add(call("a", one, "10.0.0.1", "musa"))
+        await node.daemon.add(call("b", two, "10.0.0.2", "musb"))
+
+        def content() -> list[str]:
+            return sorted(line for line in node.table().splitlines() if "counter" not in line)
+
+        whole = content()
+        for damage in ("flush ruleset", "insert rule inet muslin forward-ingress accept"):
+            command(node.host, "nft", damage)
+            await until(lambda: "table inet muslin" in command(node.host, "nft", "list", "ruleset")
+                        and content() == whole)
+
+
+async def test_a_table_that_somebody_owns_is_taken_back_when_it_is_free(node: Node) -> None:
+    """The kernel refuses everything meanwhile: an ADD fails in time and says why, and succeeds later."""
+    node.refusals = True
+    node.programs.snapshot = program(A, B)
+    with namespaces(2, "pod") as (one, two):
+        await node.daemon.add(call("a", one, "10.0.0.1", "musa"))
+        command(node.host, "nft", "delete", "table", "inet", "muslin")
+        with Nftables(node.host) as owner:
+            owned = messages.add_table("muslin")
+            owner.commit([dataclasses.replace(owned, body=text(1, "muslin") + be32(2, 2))])  # NFT_TABLE_F_OWNER
+            with pytest.raises(TimedOut, match="the kernel refuses the program"):
+                await node.daemon.add(call("b", two, "10.0.0.2", "musb"), timeout=2)
+            assert node.links() == {"musa"}
+        await node.daemon.add(call("b", two, "10.0.0.2", "musb"))
+        assert reaches(one, "10.0.0.2", 80)
 
 
 async def test_a_message_that_does_not_fit_gets_a_new_snapshot(node: Node) -> None:

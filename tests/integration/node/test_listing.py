@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from muslin.netns import path_of
+from services.node import actual
 from services.node.attachment import Attachment
 from services.node.enforce import table
 from services.node.enforce.names import Direction, group_set, policy_chain, stage_chain, variant_chain
@@ -204,3 +205,37 @@ def test_what_is_read_back(nft: tuple[Nftables, str]) -> None:
     assert set(nft[0].chains("muslin")) == table.FRAME_CHAINS
     assert set(nft[0].sets("muslin")) == {*table.FRAME_SETS, group_set("big", "address", 4)}
     assert len(nft[0].elements("muslin", group_set("big", "address", 4))) == 40 * 256
+
+
+DAMAGES = {
+    "delete element inet muslin sources4 { cali1 . 10.0.0.1 }": "elements of sources4",
+    "add element inet muslin from_pod { cali9 : accept }": "elements of from_pod",
+    "flush chain inet muslin input": "rules of input",
+    "insert rule inet muslin forward-ingress accept": "rules of forward-ingress",
+    "add chain inet muslin theirs": "chain theirs",
+    "add set inet muslin theirs { type ipv4_addr; }": "set theirs",
+    f"delete element inet muslin {group_set('web', 'address', 4)} {{ 10.0.0.1 }}":
+        f"elements of {group_set('web', 'address', 4)}",
+    "delete table inet muslin": "table muslin is gone, or another",
+    "add table inet theirs": "",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_change_by_somebody_else_is_noticed_and_repaired(nft: tuple[Nftables, str], damage: str) -> None:
+    one = Endpoint(Attachment("net", "cali1", "eth0"), "cali1", (ipaddress.IPv4Address("10.0.0.1"),))
+    state, _ = applied(State(), Claim(one.attachment, "cali1"))
+    state, _ = applied(state, Update(1, snapshot=True, endpoints=(one,),
+                                     groups=(group("web", Kind.ADDRESS, "10.0.0.1"),)))
+    wanted, prefixes = table.merged(state.parts.values()), ["cali"]
+    nft[0].commit(table.replacement(state.parts.values(), prefixes))
+    before = nft[0].generation()
+    assert actual.difference(nft[0], wanted, prefixes) == ""
+    command(path_of(nft[1]), "nft", damage)
+    assert nft[0].generation() != before
+    assert actual.difference(nft[0], wanted, prefixes) == DAMAGES[damage]
+    there = actual.read(nft[0])
+    for messages in ([table.replacement(state.parts.values(), prefixes)] if there is None
+                     else table.repair(there, state.parts.values(), prefixes)):
+        nft[0].commit(messages)
+    assert actual.difference(nft[0], wanted, prefixes) == ""

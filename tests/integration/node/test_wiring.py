@@ -76,6 +76,14 @@ def test_both_ends_are_as_calico_has_them(host: tuple[Path, Connection]) -> None
         assert command(host[0], "cat", "/proc/sys/net/ipv4/ip_forward") == "0\n"
 
 
+def test_the_host_end_passes_packets_when_wiring_is_done(host: tuple[Path, Connection]) -> None:
+    """Not a moment later, or the first answers to the pod are lost. A dump shows the state without touching it."""
+    with namespaces(20, "pod") as pods:
+        for number, pod in enumerate(pods, 1):
+            wire(host[1], wiring(pod, number))
+            assert all(link.operational for link in links.listing(host[1], "veth"))
+
+
 def test_the_mtu_is_the_configurations(host: tuple[Path, Connection]) -> None:
     with namespace("pod") as pod, Connection(pod) as inside:
         assert wire(host[1], wiring(pod, mtu=1380)).mtu == 1380

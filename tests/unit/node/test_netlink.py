@@ -60,9 +60,10 @@ def test_an_mtu_of_zero_is_left_to_the_kernel() -> None:
 
 def test_a_link_is_read() -> None:
     body = struct.pack("BxHiII", 0, 1, 12, 0x1043, 0) + text(3, "mus1") + attribute(1, b"\xee" * 6) + u32(4, 1500) \
-        + attribute(20, b"muslin:net/c/eth0\0") + u32(5, 2) + u32(27, 9) + nested(18, text(1, "veth"))
+        + attribute(20, b"muslin:net/c/eth0\0") + u32(5, 2) + u32(27, 9) + attribute(16, b"\6") \
+        + nested(18, text(1, "veth"))
     assert links.parse_link(Reply(16, 0, 1, memoryview(body))) == links.Link(
-        12, "mus1", "veth", "muslin:net/c/eth0", "ee:ee:ee:ee:ee:ee", 1500, True, 9, 2)
+        12, "mus1", "veth", "muslin:net/c/eth0", "ee:ee:ee:ee:ee:ee", 1500, True, 9, 2, True)
 
 
 def error_message(number: int, flags: int, *extra: bytes, quoted: bytes = b"") -> Reply:

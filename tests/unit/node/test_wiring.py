@@ -24,7 +24,7 @@ ME = Attachment("net", "c1", "eth0")
 
 
 def link(kind: str = "veth", alias: str = "") -> Link:
-    return Link(5, "mus1", kind, alias, "", 1500, True, 0, 2)
+    return Link(5, "mus1", kind, alias, "", 1500, True, 0, 2, True)
 
 
 @pytest.mark.parametrize(("existing", "expected"), [
