@@ -24,7 +24,8 @@ def describe(address: str, found: ipam_pb2.LookupResponse, pool: ipam_pb2.Pool |
     lines = [("address", address), ("state", state(found)), ("pool", found.pool), ("reservation", found.reservation)]
     if found.HasField("block"):
         block = found.block
-        owner = f"of node {block.node}, {AFFINITY.get(block.affinity, 'unknown')}" if block.node else "of no node"
+        orphan = block.affinity == ipam_pb2.Block.AFFINITY_NONE or not block.node
+        owner = "of no node" if orphan else f"of node {block.node}, {AFFINITY.get(block.affinity, 'unknown')}"
         lines.append(("block", f"{block.cidr} ({owner})"))
     if found.HasField("handle"):
         lines += _handle(found.handle)

@@ -57,7 +57,7 @@ def pools(uses: Sequence[PoolUse], look: Look) -> str:
     """Pools and how full they are."""
     if not uses:
         return "there are no pools; make one with: muslin ipam pool create NAME CIDR"
-    lead = [Column("POOL", shrink=True), Column("RANGE", shrink=True), Column("BLOCKS", right=True)]
+    lead = [Column("POOL", shrink=True), Column("RANGE"), Column("BLOCKS", right=True, spare=True)]
     rows = [[_state(use.pool), use.pool.cidr, str(use.pool.blocks)] for use in uses]
     return _usage_table(lead, rows, [use.usage for use in uses], look)
 
@@ -66,9 +66,8 @@ def blocks(uses: Sequence[BlockUse], look: Look) -> str:
     """Blocks, whose they are, and how full they are."""
     if not uses:
         return "there are no blocks"
-    lead = [Column("BLOCK"), Column("POOL", shrink=True), Column("NODE", shrink=True), Column("AFFINITY")]
-    rows = [[use.block.cidr, use.block.pool, use.block.node or NOTHING, AFFINITY.get(use.block.affinity, "unknown")]
-            for use in uses]
+    lead = [Column("BLOCK"), Column("POOL", shrink=True, spare=True), Column("NODE", shrink=True)]
+    rows = [[use.block.cidr, use.block.pool, _owner(use.block)] for use in uses]
     return _usage_table(lead, rows, [use.usage for use in uses], look)
 
 
@@ -86,7 +85,7 @@ def handles(listed: Sequence[ipam_pb2.Handle], look: Look) -> str:
     if not listed:
         return "no address is held"
     columns = [Column("ADDRESSES"), Column("NODE", shrink=True), Column("POD", shrink=True),
-               Column("ATTACHMENT", shrink=True), Column("SINCE")]
+               Column("ATTACHMENT", shrink=True), Column("SINCE", spare=True)]
     rows = [[" ".join(handle.addresses), handle.node, pod(handle), identity(handle),
              when(handle.created_ms) if handle.created_ms else NOTHING] for handle in listed]
     return table(columns, rows, look)
@@ -96,8 +95,9 @@ def pool_list(listed: Sequence[ipam_pb2.Pool], look: Look) -> str:
     """Pools and what is set for them."""
     if not listed:
         return pools((), look)
-    columns = [Column("POOL", shrink=True), Column("RANGE"), Column("BLOCK SIZE", right=True), Column("STATE"),
-               Column("COOL-DOWN", right=True), Column("NODES", shrink=True), Column("NAMESPACES", shrink=True)]
+    columns = [Column("POOL", shrink=True), Column("RANGE"), Column("BLOCK SIZE", right=True, spare=True),
+               Column("STATE"), Column("COOL-DOWN", right=True, spare=True), Column("NODES", shrink=True),
+               Column("NAMESPACES", shrink=True)]
     rows = [[pool.name, pool.cidr, f"/{pool.block_size}", "disabled" if pool.disabled else "enabled",
              f"{cool_down(pool)} s", pool.node_selector or "all", pool.namespace_selector or "all"] for pool in listed]
     return table(columns, rows, look)
@@ -132,16 +132,20 @@ def findings(found: Sequence[ipam_pb2.Finding], look: Look, *, dry_run: bool) ->
     last = f"{len(found)} found, {freed} {verb}"
     if not found:
         return "nothing is left over"
-    columns = [Column("WHAT", shrink=True), Column("ADDRESSES", shrink=True), Column("NODE", shrink=True),
-               Column("POD", shrink=True), Column("FIRST SEEN"), Column("FREED"), Column("WHY", shrink=True)]
-    rows = []
-    for finding in found:
-        handle = finding.handle if finding.HasField("handle") else None
-        rows.append([identity(handle) if handle else f"block {finding.block}",
-                     " ".join(handle.addresses) if handle else NOTHING, (handle.node if handle else "") or NOTHING,
-                     pod(handle) if handle else NOTHING, when(finding.since_ms) if finding.since_ms else NOTHING,
-                     _yes(finding.freed), finding.reason])
+    columns = [Column("WHAT", shrink=True), Column("ADDRESSES"), Column("NODE", shrink=True, spare=True),
+               Column("POD", shrink=True), Column("FIRST SEEN", spare=True), Column("FREED"),
+               Column("WHY", shrink=True, least=30)]
+    rows = [[*_what(finding), when(finding.since_ms) if finding.since_ms else NOTHING, _yes(finding.freed),
+             finding.reason] for finding in found]
     return f"{table(columns, rows, look)}\n{last}"
+
+
+def _what(finding: ipam_pb2.Finding) -> list[str]:
+    """What a finding is, its addresses, node and pod."""
+    handle = finding.handle
+    if not finding.HasField("handle"):
+        return ["empty block", finding.block, NOTHING, NOTHING]
+    return [identity(handle), " ".join(handle.addresses), handle.node or NOTHING, pod(handle)]
 
 
 def pod(handle: ipam_pb2.Handle) -> str:
@@ -169,9 +173,11 @@ def problems(report: ipam_pb2.Report) -> str:
 
 
 def _usage_table(lead: Sequence[Column], rows: Sequence[Sequence[str]], uses: Sequence[Usage], look: Look) -> str:
-    length = 20 if not look.width or look.width >= WIDE else 10
-    columns = [*lead, Column("USE", paint=_painter(uses, look)), Column("", right=True), *(
-        Column(head, right=True) for head in ("USED", "COOLING", "RESERVED", "BORROWED", "FREE"))]
+    wide = not look.width or look.width >= WIDE
+    heads = ("USED", "COOLING", "RESERVED", "BORROWED", "FREE") if wide else ("USED", "COOL", "RESV", "BORR", "FREE")
+    length = 20 if wide else 10
+    columns = [*lead, Column("USE", spare=True, paint=_painter(uses, look)), Column("", right=True),
+               *(Column(head, right=True) for head in heads)]
     full = [[*row, bar(usage, length, look), percent(usage), *map(count, (
         usage.used, usage.cooling, usage.reserved, usage.borrowed, usage.free))]
         for row, usage in zip(rows, uses, strict=True)]
@@ -180,6 +186,15 @@ def _usage_table(lead: Sequence[Column], rows: Sequence[Sequence[str]], uses: Se
 
 def _painter(uses: Sequence[Usage], look: Look) -> Callable[[int, str], str]:
     return lambda row, drawn: paint(drawn, uses[row], look)
+
+
+def _owner(block: ipam_pb2.Block) -> str:
+    """Whose a block is, and how far that is if it is not simply so."""
+    if block.affinity == ipam_pb2.Block.AFFINITY_NONE or not block.node:
+        return NOTHING
+    if block.affinity == ipam_pb2.Block.AFFINITY_CONFIRMED:
+        return block.node
+    return f"{block.node} ({AFFINITY.get(block.affinity, 'unknown')})"
 
 
 def _state(pool: ipam_pb2.Pool) -> str:

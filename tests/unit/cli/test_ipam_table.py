@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muslin.cli.ipam.table import NARROWEST, Column, Look, table
+from muslin.cli.ipam.table import Column, Look, table
 
 COLUMNS = [Column("NAME", shrink=True), Column("COUNT", right=True), Column("DETAIL", shrink=True)]
 texts = st.text("abc/-", max_size=60)
@@ -32,7 +32,7 @@ def test_without_a_terminal_nothing_is_shortened() -> None:
 @given(st.lists(st.tuples(texts, st.integers(0, 99999).map(str), texts), min_size=1, max_size=5), st.integers(30, 200))
 def test_a_table_fits_whenever_it_can(rows: list[tuple[str, str, str]], width: int) -> None:
     """30 columns are enough for the least widths of all three."""
-    assert 2 * NARROWEST + 5 + 4 <= 30
+    assert sum(column.least for column in COLUMNS if column.shrink) + len("COUNT") + 4 <= 30
     assert max(map(len, table(COLUMNS, rows, Look(width=width)).splitlines())) <= width
 
 
@@ -47,3 +47,12 @@ def test_paint_gets_the_row_and_the_aligned_cell_and_only_in_colour() -> None:
     assert table(columns, [["a", "1"], ["bb", "2"]], Look()) == "NAME  N\na     1\nbb    2"
     assert table(columns, [["a", "1"], ["bb", "2"]], Look(colour=True)) == "NAME  N\n<a   >  1\n<bb  >  2"
     assert seen == [(0, "a   "), (1, "bb  ")]
+
+
+def test_what_can_be_spared_is_left_out_only_when_nothing_else_helps() -> None:
+    columns = [Column("NAME", shrink=True, least=4), Column("FIRST", spare=True), Column("SECOND", spare=True)]
+    rows = [["abcdefgh", "1", "2"]]
+    assert table(columns, rows, Look(width=20)) == "NAME   FIRST  SECOND\nabcd…  1      2"
+    assert table(columns, rows, Look(width=17)) == "NAME FIRST SECOND\nabc… 1     2"
+    assert table(columns, rows, Look(width=16)) == "NAME      FIRST\nabcdefgh  1"
+    assert table(columns, rows, Look(width=4)) == "NAME\nabc…"
