@@ -134,7 +134,8 @@ def _service_program(service: str, places: Places, options: Options, etcd: str) 
         case "policy":
             flags += [f"--etcd={etcd}", f"--endpoint={places.target('endpoint')}"]
         case "ipam":
-            flags += [f"--etcd={etcd}", *([f"--pool={options.pool}"] if options.pool else [])]
+            flags += [f"--etcd={etcd}", f"--endpoint={places.target('endpoint')}"]
+            flags += [f"--pool={options.pool}"] if options.pool else []
         case _:
             flags += [f"--etcd={etcd}"]
     return Program(service, (sys.executable, "-P", "-m", f"services.{service}", *flags), places.log(service))

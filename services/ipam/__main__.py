@@ -8,6 +8,7 @@ import click
 
 from muslin import log, rpc
 from muslin.errors import MuslinError
+from services.ipam.inventory import ENDPOINT
 from services.ipam.server import IpamApp
 
 
@@ -15,11 +16,14 @@ from services.ipam.server import IpamApp
 @rpc.options("unix:/run/muslin/ipam.sock")
 @click.option("--pool", default="192.168.0.0/16", show_default=True, envvar="MUSLIN_POOL", metavar="CIDR",
               help="The pool that is made if there is none.")
-def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: tuple[str, ...], pool: str) -> None:
+@click.option("--endpoint", default=ENDPOINT, show_default=True, envvar="MUSLIN_ENDPOINT",
+              metavar="TARGET", help="unix:/path or host:port of the endpoint service.")
+def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: tuple[str, ...], pool: str,
+         endpoint: str) -> None:
     """Give attachments their addresses, and keep account of them in etcd."""
     log.setup("muslin-ipam", log_level)
     try:
-        app = IpamApp(etcd, pool)
+        app = IpamApp(etcd, pool, endpoint)
     except MuslinError as problem:
         raise click.UsageError(problem.message.replace("pool.cidr", "--pool")) from None
     sys.exit(rpc.serve(app, listen, metrics))

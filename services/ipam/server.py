@@ -16,6 +16,7 @@ from muslin.rpc import App, Part, Readiness
 from services.ipam import admin, pools
 from services.ipam.allocator import Allocator
 from services.ipam.api import Api
+from services.ipam.inventory import ENDPOINT, Inventory
 from services.ipam.metrics import PoolGauges
 from services.ipam.plugin import Plugin
 from services.ipam.view import View
@@ -27,11 +28,14 @@ _LOOK = 0.5
 
 
 class IpamApp(App):
-    """The address manager on one etcd cluster; `pool` is the CIDR of the pool that is made if there is none."""
+    """The address manager on one etcd cluster, with the inventory of the endpoint service at `endpoint`.
+
+    `pool` is the CIDR of the pool that is made if there is none.
+    """
 
     name = "muslin-ipam"
 
-    def __init__(self, etcd: Sequence[str], pool: str) -> None:
+    def __init__(self, etcd: Sequence[str], pool: str, endpoint: str = ENDPOINT) -> None:
         super().__init__()
         self._default = pools.make("default", pool)
         self._etcd = Etcd(etcd)
@@ -39,12 +43,15 @@ class IpamApp(App):
         self._view = View(self._mirror.items)
         self._gauges = PoolGauges(self._view)
         self._allocator = Allocator(self._etcd, self._mirror, self._view, self.tasks)
+        self.inventory = Inventory(endpoint)
+        """What is known of pods, namespaces and nodes. Nothing waits for it to be complete."""
         self._prepared = False
 
     async def start(self, readiness: Readiness) -> None:
         """Begin to follow the store. Until that is read, requests are answered UNAVAILABLE."""
         self._mirror.subscribe(self._changed)
         self.tasks.spawn("mirror", self._mirror.run())
+        self.tasks.spawn("inventory", self.inventory.run())
         self.tasks.spawn("store", self._follow(readiness.part("store")))
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:

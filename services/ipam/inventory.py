@@ -1,0 +1,198 @@
+"""Pods, namespaces and nodes, followed from the endpoint service.
+
+Addresses are given with or without it: while it can not be reached, what was known last counts, and `trouble` says so.
+A stream begins with a snapshot each time; what the receiver knew and the snapshot did not name is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+
+from muslin import rpc
+from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
+from muslin.etcd.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+ENDPOINT = "unix:/run/muslin/endpoint.sock"
+"""Where the endpoint service is, if nobody says otherwise."""
+ANNOTATIONS = ("cni.projectcalico.org/", "muslin.dev/")
+"""Prefixes of the annotations that are kept: those that may be about addresses. Others can be long, and are many."""
+PATIENCE = 1.0
+"""Seconds that a pod's first appearance, or the first snapshot of all, is waited for at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What is known of a pod."""
+
+    uid: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """What is known of a namespace."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What is known of a node."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+Key = tuple[str, str, str]
+"""Kind, namespace (empty for what is in none) and name."""
+
+
+class Inventory:
+    """The inventory of the endpoint service at `target`; `run()` keeps it, in a task of the owner's."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._known: dict[Key, Pod | Namespace | Node] = {}
+        self._seen: set[Key] | None = None  # what the snapshot under way has named
+        self._pods = 0
+        self._moved = asyncio.Event()
+        self._settled = False
+        self.trouble = "no answer from the endpoint service yet"
+        """Why what is known may be old; empty while the endpoint service is followed."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether what is known is what the endpoint service knows."""
+        return not self.trouble
+
+    def pod(self, namespace: str, name: str) -> Pod | None:
+        """A pod, if it is known."""
+        found = self._known.get(("pod", namespace, name))
+        return found if isinstance(found, Pod) else None
+
+    def namespace(self, name: str) -> Namespace | None:
+        """A namespace, if it is known."""
+        found = self._known.get(("namespace", "", name))
+        return found if isinstance(found, Namespace) else None
+
+    def node(self, name: str) -> Node | None:
+        """A node, if it is known."""
+        found = self._known.get(("node", "", name))
+        return found if isinstance(found, Node) else None
+
+    async def settle(self, namespace: str, name: str, uid: str, timeout: float) -> Pod | None:
+        """The pod of a call, None if it is not known; `uid` is what the runtime calls it, empty if it does not.
+
+        Pods are told to the endpoint service and started at about the same time, so one that is not known yet, or only
+        as an older pod of the same name, is waited for; likewise the first snapshot. Not for longer than `timeout`
+        seconds, not while the endpoint service can not be reached, and not if nobody tells it of pods at all.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while (found := self._pod_of(namespace, name, uid)) is None and self._hopeful:
+                    await self._moved.wait()
+        except TimeoutError:
+            return None
+        return found
+
+    def _pod_of(self, namespace: str, name: str, uid: str) -> Pod | None:
+        pod = self.pod(namespace, name)
+        return pod if pod and (not uid or not pod.uid or uid == pod.uid) else None
+
+    @property
+    def _hopeful(self) -> bool:
+        """Whether what is not known may become known at any moment."""
+        return not self._settled or (self.synced and self._pods > 0)
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        backoff, said = Backoff(most=0.3), ""
+        async with rpc.channel(self._target) as channel:
+            stub = endpoint_pb2_grpc.EndpointsStub(channel)
+            while True:
+                try:
+                    await self._follow(stub, backoff)
+                    problem = "the stream has ended"
+                except grpc.aio.AioRpcError as error:
+                    problem = f"{error.code().name}: {error.details()}"
+                if problem != said:
+                    log.info("inventory interrupted target=%s problem=%s", self._target, problem)
+                said = problem
+                self.lost(problem)
+                await asyncio.sleep(backoff.next())
+
+    async def _follow(self, stub: endpoint_pb2_grpc.EndpointsAsyncStub, backoff: Backoff) -> None:
+        self.begin()
+        # A watch has no end, hence no deadline; the channel's pings notice a peer that is frozen or gone.
+        async for response in stub.WatchInventory(endpoint_pb2.WatchInventoryRequest(), timeout=None):
+            self.take(response)
+            backoff.reset()
+
+    def begin(self) -> None:
+        """Expect the messages of a new stream."""
+        self._seen = set()
+
+    def lost(self, problem: str) -> None:
+        """The stream has ended."""
+        self.trouble = f"{self._target}: {problem}"
+        self._settled = True
+        self._announce()
+
+    def take(self, response: endpoint_pb2.WatchInventoryResponse) -> None:
+        """Follow a message."""
+        for change in response.changes:
+            key = _key(change)
+            if change.deleted:
+                self._forget(key)
+                continue
+            if self._seen is not None:
+                self._seen.add(key)
+            self._pods += key[0] == "pod" and key not in self._known
+            self._known[key] = _value(change)
+        if response.snapshot_complete:
+            if self._seen is not None:
+                for key in self._known.keys() - self._seen:
+                    self._forget(key)
+            self._seen, self._settled, self.trouble = None, True, ""
+        self._announce()
+
+    def _forget(self, key: Key) -> None:
+        if self._known.pop(key, None) is not None:
+            self._pods -= key[0] == "pod"
+
+    def _announce(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+def _key(change: endpoint_pb2.InventoryChange) -> Key:
+    match change.WhichOneof("object"):
+        case "pod":
+            return "pod", change.pod.namespace, change.pod.name
+        case "namespace":
+            return "namespace", "", change.namespace.name
+        case "node":
+            return "node", "", change.node.name
+        case _:  # of a newer version: not ours to know
+            return "", "", ""
+
+
+def _value(change: endpoint_pb2.InventoryChange) -> Pod | Namespace | Node:
+    match change.WhichOneof("object"):
+        case "pod":
+            return Pod(change.pod.uid, _ours(change.pod.annotations))
+        case "namespace":
+            return Namespace(dict(change.namespace.labels), _ours(change.namespace.annotations))
+        case _:
+            return Node(dict(change.node.labels))
+
+
+def _ours(annotations: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in annotations.items() if key.startswith(ANNOTATIONS)}
