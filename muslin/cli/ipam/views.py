@@ -167,8 +167,7 @@ def problem_lines(found: Sequence[ipam_pb2.Problem]) -> list[str]:
 def problems(report: ipam_pb2.Report) -> str:
     """A report, line by line, and the totals as the last line."""
     number = len(report.problems)
-    last = (f"{report.allocated} addresses allocated, {report.in_use} in use, "
-            f"{number or 'no'} problem{'' if number == 1 else 's'}")
+    last = f"{report.allocated} allocated, {report.in_use} in use, {number or 'no'} problem{'' if number == 1 else 's'}"
     return "\n".join([*problem_lines(report.problems), last])
 
 
