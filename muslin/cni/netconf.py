@@ -16,6 +16,19 @@ _NODE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,252}")
 
 
 @dataclass(frozen=True)
+class Ipam:
+    """The section `ipam`, for Calico's address manager and Muslin's."""
+
+    type: str = ""
+    assign_ipv4: bool = True
+    assign_ipv6: bool = False
+    ipv4_pools: tuple[str, ...] = ()
+    """Names or CIDRs, in order; empty for all."""
+    ipv6_pools: tuple[str, ...] = ()
+    """Likewise."""
+
+
+@dataclass(frozen=True)
 class NetConf:
     """The fields that Muslin reads, checked, with defaults filled in.
 
@@ -33,7 +46,9 @@ class NetConf:
     """Node identity; empty means the node daemon's own."""
     policy_type: str = ""
     """`k8s` for Kubernetes policy mode, else empty."""
-    ipam_type: str = ""
+    ipam: Ipam = Ipam()
+    runtime_ips: tuple[str, ...] = ()
+    """What the runtime asks for by the capability `ips`: addresses, each with or without a prefix length."""
     log_level: str = ""
     prev_result: Mapping[str, Any] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +81,8 @@ def parse(raw: bytes) -> NetConf:
         mtu=_integer(document, "mtu", 0, 65535),
         nodename=_nodename(document, kubernetes),
         policy_type=_policy_type(document),
-        ipam_type=_string(_object(document, "ipam"), "type", "ipam."),
+        ipam=_ipam(_object(document, "ipam")),
+        runtime_ips=_strings(_object(document, "runtimeConfig"), "ips", "runtimeConfig."),
         log_level=_string(document, "log_level"),
         prev_result=_object(document, "prevResult") or None,
         labels=_mesos_labels(document),
@@ -97,6 +113,32 @@ def _string(document: Mapping[str, Any], key: str, where: str = "") -> str:
     return value
 
 
+def _strings(document: Mapping[str, Any], key: str, where: str = "") -> tuple[str, ...]:
+    value = document.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise InvalidArgument(f"{where}{key} must be a list of strings, not {_kind(value)}")
+    for number, item in enumerate(value):
+        if not isinstance(item, str):
+            raise InvalidArgument(f"{where}{key}[{number}] must be a string, not {_kind(item)}")
+    return tuple(value)
+
+
+def _boolean(document: Mapping[str, Any], key: str, default: bool, where: str = "") -> bool:
+    """True or false, or as Calico has it, one of these words in a string."""
+    value = document.get(key)
+    if value is None:
+        return default
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    given = repr(value) if isinstance(value, str) else _kind(value)
+    raise InvalidArgument(f"{where}{key} must be \"true\" or \"false\", not {given}")
+
+
 def _required(document: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
     value = _string(document, key)
     if not value:
@@ -113,6 +155,12 @@ def _integer(document: Mapping[str, Any], key: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise InvalidArgument(f"{key} must be {low} to {high}, not {value}")
     return value
+
+
+def _ipam(section: Mapping[str, Any]) -> Ipam:
+    return Ipam(_string(section, "type", "ipam."), _boolean(section, "assign_ipv4", True, "ipam."),
+                _boolean(section, "assign_ipv6", False, "ipam."), _strings(section, "ipv4_pools", "ipam."),
+                _strings(section, "ipv6_pools", "ipam."))
 
 
 def _nodename(document: Mapping[str, Any], kubernetes: Mapping[str, Any]) -> str:

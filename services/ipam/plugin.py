@@ -38,8 +38,8 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
     async def Add(self, request: cni_pb2.AddRequest, context: Context) -> cni_pb2.AddResponse:
         """Give an attachment its addresses, the same again if it has some."""
         call = Invocation.parse(request.call, "")
-        if call.conf.ipam_type not in OUR_TYPES:
-            raise Unsupported(f"ipam.type {call.conf.ipam_type!r} is not supported; use \"muslin-ipam\" or "
+        if call.conf.ipam.type not in OUR_TYPES:
+            raise Unsupported(f"ipam.type {call.conf.ipam.type!r} is not supported; use \"muslin-ipam\" or "
                               "\"calico-ipam\", or leave it out")
         wanted = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
         held = await self._app.allocator.assign(handles.Request(wanted), remaining(context))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muslin.cni import netconf
+from muslin.cni.netconf import Ipam
 from muslin.errors import Corrupt, InvalidArgument, MuslinError
 
 ARTICLE = {
@@ -27,7 +28,7 @@ def conf(**changes: Any) -> bytes:
 def test_the_articles_configuration_works_verbatim() -> None:
     parsed = netconf.parse(conf())
     assert (parsed.cni_version, parsed.name, parsed.type) == ("0.1.0", "calico-k8s-network", "calico")
-    assert (parsed.ipam_type, parsed.policy_type, parsed.log_level) == ("calico-ipam", "k8s", "info")
+    assert (parsed.ipam.type, parsed.policy_type, parsed.log_level) == ("calico-ipam", "k8s", "info")
 
 
 @pytest.mark.parametrize("raw", [b"garbage", b"", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"name":'])
@@ -48,6 +49,13 @@ def test_what_is_not_a_json_object_is_corrupt(raw: bytes) -> None:
     ({"mtu": -1}, "mtu"),
     ({"ipam": []}, "ipam"),
     ({"ipam": {"type": 1}}, "ipam.type"),
+    ({"ipam": {"assign_ipv4": "yes"}}, "ipam.assign_ipv4"),
+    ({"ipam": {"assign_ipv6": 1}}, "ipam.assign_ipv6"),
+    ({"ipam": {"ipv4_pools": "10.0.0.0/8"}}, "ipam.ipv4_pools"),
+    ({"ipam": {"ipv6_pools": ["a", 7]}}, "ipam.ipv6_pools[1]"),
+    ({"runtimeConfig": []}, "runtimeConfig"),
+    ({"runtimeConfig": {"ips": "10.0.0.1"}}, "runtimeConfig.ips"),
+    ({"runtimeConfig": {"ips": [None]}}, "runtimeConfig.ips[0]"),
     ({"policy": {"type": "cilium"}}, "policy.type"),
     ({"policy": "k8s"}, "policy"),
     ({"kubernetes": {"node_name": 3}}, "kubernetes.node_name"),
@@ -69,6 +77,25 @@ def test_the_node_is_named_by_nodename_then_hostname_then_kubernetes() -> None:
     assert netconf.parse(conf(hostname="b", kubernetes=kubernetes)).nodename == "b"
     assert netconf.parse(conf(kubernetes=kubernetes)).nodename == "c"
     assert netconf.parse(conf()).nodename == ""
+
+
+@pytest.mark.parametrize(("written", "read"), [
+    ({}, Ipam()), (None, Ipam()),
+    ({"assign_ipv4": "false", "assign_ipv6": "true"}, Ipam(assign_ipv4=False, assign_ipv6=True)),
+    ({"assign_ipv4": "True", "assign_ipv6": True}, Ipam(assign_ipv6=True)),
+    ({"assign_ipv4": False}, Ipam(assign_ipv4=False)),
+    ({"ipv4_pools": ["10.0.0.0/8", "default"], "ipv6_pools": []}, Ipam(ipv4_pools=("10.0.0.0/8", "default"))),
+    ({"ipv4_pools": None, "assign_ipv4": None, "subnet": "usePodCidr"}, Ipam()),
+])
+def test_the_ipam_section(written: Any, read: Ipam) -> None:
+    """Strings as Calico writes them, or booleans; IPv4 alone unless something else is said."""
+    assert netconf.parse(conf(ipam=written)).ipam == read
+
+
+def test_addresses_that_the_runtime_asks_for() -> None:
+    asked = netconf.parse(conf(runtimeConfig={"ips": ["10.0.0.1/24", "fd00::1"]}))
+    assert asked.runtime_ips == ("10.0.0.1/24", "fd00::1")
+    assert netconf.parse(conf(runtimeConfig={"portMappings": [{}]})).runtime_ips == ()
 
 
 def test_mesos_labels_become_labels() -> None:
