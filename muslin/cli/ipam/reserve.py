@@ -20,9 +20,9 @@ def reserve() -> None:
 @form
 @where
 def create(where: Where, form: str, name: str, cidrs: tuple[str, ...]) -> None:
-    """Reserve addresses or ranges, such as 192.168.0.1 or 192.168.0.0/28, under a NAME, a DNS label.
+    """Reserve addresses or ranges.
 
-    What is held already stays so, and is named. With -o: CreateReservationResponse.
+    NAME is a DNS label, CIDRs are such as 192.168.0.1 or 192.168.0.0/28. What is held already stays so, and is named. With -o: CreateReservationResponse.
     """
     from muslin.cli import interrupt
     from muslin.cli.ipam import changing

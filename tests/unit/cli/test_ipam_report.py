@@ -30,11 +30,13 @@ def test_a_report_that_can_not_be_written_leaves_nothing(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
+NOT_JSON = ("{", "", "\xff")
+NO_REPORT = ("[]", "[1]", "7", '"a"', "null", "{}", '{"other": 1}', '{"created_ms": "x"}',
+             '{"created_ms": 1, "problems": [{"kind": "KIND_X"}]}')
+
+
 @pytest.mark.parametrize(("content", "error"), [
-    ("{", Corrupt), ("", Corrupt), ("\xff", Corrupt), ("[]", InvalidArgument), ("[1]", InvalidArgument),
-    ("7", InvalidArgument), ('"a"', InvalidArgument), ("null", InvalidArgument), ("{}", InvalidArgument), ('{"other": 1}', InvalidArgument),
-    ('{"created_ms": 1, "problems": [{"kind": "KIND_X"}]}', InvalidArgument), ('{"created_ms": "x"}', InvalidArgument),
-])
+    *((content, Corrupt) for content in NOT_JSON), *((content, InvalidArgument) for content in NO_REPORT)])
 def test_what_is_no_report_is_refused_by_name(tmp_path: Path, content: str, error: type[Exception]) -> None:
     path = tmp_path / "report.json"
     path.write_text(content, encoding="latin-1")
