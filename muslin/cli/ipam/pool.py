@@ -44,7 +44,8 @@ def pool() -> None:
 def create(where: Where, form: str, name: str, cidr: str, **fields: Any) -> None:
     """Add a pool.
 
-    NAME is a DNS label, CIDR its range, such as 10.8.0.0/16 or fd00:10::/48. SELECTORs are those of policies: `zone == "a" && !has(edge)`. With -o: Pool.
+    NAME is a DNS label, CIDR its range, such as 10.8.0.0/16 or fd00:10::/48. SELECTORs are those of policies: `zone ==
+    "a" && !has(edge)`. With -o: Pool.
     """
     from muslin.cli import interrupt
     from muslin.cli.ipam import changing

@@ -22,7 +22,8 @@ def reserve() -> None:
 def create(where: Where, form: str, name: str, cidrs: tuple[str, ...]) -> None:
     """Reserve addresses or ranges.
 
-    NAME is a DNS label, CIDRs are such as 192.168.0.1 or 192.168.0.0/28. What is held already stays so, and is named. With -o: CreateReservationResponse.
+    NAME is a DNS label, CIDRs are such as 192.168.0.1 or 192.168.0.0/28. What is held already stays so, and is named.
+    With -o: CreateReservationResponse.
     """
     from muslin.cli import interrupt
     from muslin.cli.ipam import changing
