@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import grpc
@@ -21,14 +22,18 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 class Service:
-    """`python -m services.NAME` on a unix socket of its own, started when entered as a context manager."""
+    """`python -m services.NAME` on a unix socket of its own, started when entered as a context manager.
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    `environment` is added to this process' own.
+    """
+
+    def __init__(self, name: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.name = name
         self.directory = Path(tempfile.mkdtemp(prefix=f"muslin-{name}-"))
         self.target = f"unix:{self.directory}/{name}.sock"
         self.log = self.directory / "log"
         self._command: Sequence[str] = (sys.executable, "-m", f"services.{name}", "--listen", self.target, *arguments)
+        self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -47,7 +52,7 @@ class Service:
         """Start the process and do not wait for it."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                             cwd=_REPOSITORY)
+                                             cwd=_REPOSITORY, env=self._environment)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -84,6 +89,15 @@ class Service:
         if self._process is None:
             raise RuntimeError(f"{self.name} does not run")
         return self._process.pid
+
+    def freeze(self) -> None:
+        """Stop it where it stands: connections stay open, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End it without a chance to say good-bye."""
