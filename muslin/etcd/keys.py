@@ -4,7 +4,12 @@ This is the one place that knows the layout. A key is a prefix and one or more p
 
     /muslin/ipam/v1/pools/<name>
     /muslin/ipam/v1/pool-generation
+    /muslin/ipam/v1/reservations
+    /muslin/ipam/v1/config
+    /muslin/ipam/v1/nodes/<node>
     /muslin/ipam/v1/barrier
+    /muslin/ipam/v1/cluster
+    /muslin/ipam/v1/quarantine/<revision>/<key below /muslin/ipam/>
     /muslin/ipam/v1/blocks/<cidr>
     /muslin/ipam/v1/affinities/<node>/<cidr>
     /muslin/ipam/v1/handles/<network>/<container>/<ifname>
@@ -30,6 +35,7 @@ from muslin.errors import Corrupt, InvalidArgument
 __all__ = [
     "IPAM", "ENDPOINT", "POLICY",
     "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
+    "IPAM_RESERVATIONS", "IPAM_CONFIG", "IPAM_NODES", "ipam_node", "IPAM_CLUSTER", "IPAM_QUARANTINE", "quarantined",
     "ENDPOINTS", "PODS", "NAMESPACES", "NODES", "ENDPOINT_BARRIER", "ENDPOINT_FENCE",
     "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
@@ -47,11 +53,19 @@ POLICY = "/muslin/policy/"
 IPAM_POOLS = IPAM + "v1/pools/"
 IPAM_POOL_GENERATION = IPAM + "v1/pool-generation"
 """One key, rewritten with every pool that is made, so that no two are made at once."""
+IPAM_RESERVATIONS = IPAM + "v1/reservations"
+"""One record of all reservations: every assignment is made on condition that it is unchanged."""
+IPAM_CONFIG = IPAM + "v1/config"
+IPAM_NODES = IPAM + "v1/nodes/"
 IPAM_BLOCKS = IPAM + "v1/blocks/"
 IPAM_AFFINITIES = IPAM + "v1/affinities/"
 IPAM_HANDLES = IPAM + "v1/handles/"
 IPAM_BARRIER = IPAM + "v1/barrier"
 """Rewritten by a process that must know whether its copy of the records is current: when it sees its write, it is."""
+IPAM_CLUSTER = IPAM + "v1/cluster"
+"""A random name, made once: tells this store from another."""
+IPAM_QUARANTINE = IPAM + "v1/quarantine/"
+"""Records as they were before a repair replaced them; read by people only."""
 ENDPOINTS = ENDPOINT + "v1/endpoints/"
 PODS = ENDPOINT + "v1/pods/"
 NAMESPACES = ENDPOINT + "v1/namespaces/"
@@ -104,6 +118,16 @@ def pool(name: str) -> str:
 def parse_pool(key: str) -> str:
     """The pool name in a key. Raises Corrupt, as all parsers here do, if the key is not of this kind."""
     return _split(IPAM_POOLS, key, 1)[0]
+
+
+def ipam_node(node: str) -> str:
+    """The key that is rewritten with every block that a node claims, so that it claims no two at once."""
+    return _join(IPAM_NODES, ("node", node))
+
+
+def quarantined(key: str, revision: int) -> str:
+    """Where the bytes that a record of the address manager had at a revision are kept."""
+    return f"{IPAM_QUARANTINE}{revision}/{key.removeprefix(IPAM)}"
 
 
 def block(cidr: str) -> str:

@@ -1,8 +1,12 @@
 """Committing: requests in, decided by `plan`, made durable by compare-and-swap.
 
-Each node has a lane. While a lane's transaction is under way, the requests that come in wait, and go together into the
-next one; lanes run side by side. No lock is held anywhere: what two lanes or two processes both want, etcd decides,
-and the loser reads the present state from the answer of its failed transaction and decides anew.
+Requests wait in a few lanes, those of a node in the same one. While a lane's transaction is under way, what comes in
+waits, and goes together into the next one; lanes run side by side. No lock is held anywhere: what two lanes or two
+processes both want, etcd decides, and the loser reads the present state from the answer of its failed transaction and
+decides anew.
+
+Nobody pays for another's failure. A transaction that lost a race failed as a whole, so those whose records had changed
+go on apart from the rest: one node at a time. One that etcd refuses is taken apart into its requests.
 """
 
 from __future__ import annotations
@@ -10,22 +14,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import zlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from muslin.errors import Conflict, Corrupt, Exhausted, MuslinError, TimedOut, Unavailable
-from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
+from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, TxnResult, keys, unchanged
 from muslin.etcd.mirror import Mirror
 from muslin.tasks import TaskSet
 from services.ipam import metrics
 from services.ipam.handles import Address, Handle, Request
-from services.ipam.plan import Asked, Damaged, Freed, Granted, Outcome, Plan, Release, Short, plan
+from services.ipam.outcomes import Damaged, Freed, Granted, Outcome, Release, ReleaseExact, Short
+from services.ipam.plan import Asked, Plan, plan
 from services.ipam.store import handle_key
 from services.ipam.view import View
 
 log = logging.getLogger(__name__)
 
+LANES = 8
+"""Transactions under way at once, at most."""
 BATCH = 100
 """Requests decided together, at most; a transaction's size limits them further."""
 FAILURES = 6
@@ -39,7 +48,10 @@ _REMEMBERED = 10_000
 @dataclass(eq=False)
 class _Waiting:
     request: Asked
+    node: str
     future: asyncio.Future[Outcome]
+    alone: bool = False
+    """It was refused together with others, which may be the reason."""
     failures: int = 0
     conflicts: int = 0
     left: bool = False
@@ -61,17 +73,19 @@ class Allocator:
 
     def __init__(self, etcd: Etcd, mirror: Mirror, view: View, tasks: TaskSet) -> None:
         self._etcd, self._mirror, self._view, self._tasks = etcd, mirror, view, tasks
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._busy: set[str] = set()
         self._settled = asyncio.Event()
         self._unanswered: dict[str, frozenset[str]] = {}
         self._pending: dict[str, tuple[str, int]] = {}
 
     async def assign(self, request: Request, timeout: float) -> Handle:
-        """Give an attachment its address: the same again if it has one.
+        """Give an attachment its addresses, all or none of them: the same again if it has some.
 
         Raises:
             Exhausted: naming the pools tried and why none served.
+            AlreadyExists: a specific address is somebody's; or the attachment holds another.
+            InvalidArgument, FailedPrecondition: a specific address can not be given.
             Corrupt: the attachment's record is damaged.
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
@@ -80,7 +94,7 @@ class Allocator:
         return outcome.handle
 
     async def release(self, identity: str, timeout: float) -> tuple[str, ...]:
-        """Free what an attachment holds, and return that.
+        """Free what an attachment holds, and return that; or keep it for its pod, and return nothing.
 
         Raises:
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
@@ -93,34 +107,56 @@ class Allocator:
         return outcome.addresses
 
     async def release_exact(self, identity: str, held: Sequence[Address], timeout: float) -> tuple[str, ...]:
-        """Free what is still exactly these assignments, all of them or none, and return that.
+        """Free what is still exactly these assignments, all of them or none, also if they are kept; return them.
+
+        If they are all that the handle has, the handle goes too, whatever their blocks say. If the handle knows
+        nothing of them, they are freed and it stays.
 
         Raises:
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
-        known = self._view.handle(identity).value
-        return await self.release(identity, timeout) if known and known.addresses == tuple(held) else ()
+        block = self._view.block(held[0].block).value if held else None
+        outcome = await self._submit(ReleaseExact(identity, tuple(held)), block.node if block else "", timeout)
+        assert isinstance(outcome, Freed)
+        return outcome.addresses
 
     async def release_block(self, cidr: str, revision: int, timeout: float) -> bool:
-        """Delete an empty block, and its affinity with it, if it is still at a revision; whether it was."""
+        """Delete a block, and its affinity with it, if it is still at a revision; whether it was.
+
+        A block with an address that is held or cools down stays: that it does is written nowhere else.
+        """
         known = self._view.block(cidr)
-        if known.value is None or known.revision != revision or known.value.held:
+        if (known.value is None or known.revision != revision or known.value.held
+                or self._view.index.cools(known.value)):
             return False
-        result = await self._etcd.txn(
-            [unchanged(keys.block(cidr), revision)],
-            [Delete(keys.block(cidr)), Delete(keys.affinity(known.value.node, cidr))], timeout=timeout)
+        gone = [keys.block(cidr), *([keys.affinity(known.value.node, cidr)] if known.value.node else [])]
+        result = await self._etcd.txn([unchanged(gone[0], revision)], [Delete(key) for key in gone],
+                                      [Get(gone[0])], timeout=timeout)
+        if result.succeeded:
+            self._view.see(gone[0], None, result.revision)
+        else:
+            self._view.see(gone[0], result.responses[0], result.revision)
         return result.succeeded
 
+    async def refresh(self) -> None:
+        """Let the view catch up with all that was written before.
+
+        Raises:
+            Unavailable, TimedOut: the store can not be asked.
+        """
+        await self._current(())
+
     async def _submit(self, request: Asked, node: str, timeout: float) -> Outcome:
-        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         # What still goes on for this attachment, its caller may be gone, comes first: all of it in one lane.
         node, count = self._pending.get(request.identity, (node, 0))
         self._pending[request.identity] = node, count + 1
-        lane = self._lanes.setdefault(node, _Lane())
+        waiting = _Waiting(request, node, asyncio.get_running_loop().create_future())
+        number = zlib.crc32(node.encode()) % LANES
+        lane = self._lanes.setdefault(number, _Lane())
         lane.queue.append(waiting)
         if not lane.running:
             lane.running = True
-            self._tasks.spawn(f"lane {node}", self._run(node, lane))
+            self._tasks.spawn(f"lane {number}", self._run(number, lane))
         try:
             async with asyncio.timeout(timeout):
                 return await waiting.future
@@ -128,13 +164,13 @@ class Allocator:
             raise TimedOut(f"{request.identity}: no answer within {timeout:.1f} s; whether it was done is unknown, "
                            "ask again") from None
 
-    async def _run(self, node: str, lane: _Lane) -> None:
+    async def _run(self, number: int, lane: _Lane) -> None:
         """Serve a lane until nothing waits in it."""
         batch: list[_Waiting] = []
         try:
             while lane.queue:
                 batch = self._next(lane)
-                await self._round(node, batch)
+                await self._round(batch)
                 # What was not settled keeps its place before what has come in since.
                 lane.queue.extendleft(reversed([w for w in batch if not self._left(w)]))
         except Exception as problem:
@@ -143,16 +179,23 @@ class Allocator:
                 if not self._left(waiting):
                     waiting.future.set_exception(problem)
                     self._left(waiting)
-            log.exception("lane of node %s failed", node)
+            log.exception("lane %d failed", number)
         finally:
             lane.running = False
-            del self._lanes[node]
+            del self._lanes[number]
 
     def _next(self, lane: _Lane) -> list[_Waiting]:
+        """What is decided next: as many as there are; after a failure only what must stay together."""
         batch: list[_Waiting] = []
+        others: list[_Waiting] = []
         while lane.queue and len(batch) < BATCH:
-            if not self._left(waiting := lane.queue.popleft()):
+            if self._left(waiting := lane.queue.popleft()):
+                continue
+            if batch and not _together(batch[0], waiting):
+                others.append(waiting)
+            else:
                 batch.append(waiting)
+        lane.queue.extendleft(reversed(others))
         return batch
 
     def _left(self, waiting: _Waiting) -> bool:
@@ -165,24 +208,26 @@ class Allocator:
             self._pending[waiting.request.identity] = node, count - 1
         return True
 
-    async def _round(self, node: str, batch: Sequence[_Waiting]) -> None:
+    async def _round(self, batch: Sequence[_Waiting]) -> None:
         """Decide and commit once."""
-        made = plan(self._view, node, [self._fenced(w.request) for w in batch], self._busy)
+        made = plan(self._view, [self._fenced(w.request) for w in batch], self._busy)
         decided = list(zip(batch, made.outcomes, strict=True))
         for waiting, outcome in decided:
             if isinstance(outcome, Damaged):
                 _fail(waiting, Corrupt(f"the address record of {waiting.request.identity} is damaged; delete the "
                                        "attachment and add it anew"))
             elif isinstance(outcome, Short) and waiting.confirmed:
-                metrics.EXHAUSTED.inc()
-                _fail(waiting, Exhausted(f"no address for {waiting.request.identity} on node {node}: "
-                                         f"{outcome.reason}"))
+                if isinstance(outcome.problem, Exhausted):
+                    metrics.EXHAUSTED.inc()
+                _fail(waiting, outcome.problem)
         short = [w for w, outcome in decided if isinstance(outcome, Short) and not w.future.done()]
         if made.expect:
             await self._commit(made, [(w, o) for w, o in decided if isinstance(o, Granted | Freed)])
         if short:
             await self._confirm(short)
         elif batch and not made.expect and not any(w.future.done() for w in batch):
+            if not self._busy:
+                raise AssertionError("nothing can be decided, and nothing is waited for")
             await self._settled.wait()
 
     def _fenced(self, request: Asked) -> Asked:
@@ -193,6 +238,7 @@ class Allocator:
 
     async def _commit(self, made: Plan, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
         self._busy |= made.blocks
+        blocks = {keys.block(cidr): block for cidr, block in made.changed.items()}
         try:
             result = await self._etcd.txn(
                 [unchanged(key, revision) for key, revision in made.expect.items()],
@@ -203,8 +249,7 @@ class Allocator:
             await self._pause([w for w, _ in decided], problem)
             return
         except MuslinError as problem:  # refused as it is: nothing was done, and repeating it is of no use
-            for waiting, _ in decided:
-                _fail(waiting, problem)
+            self._refused([w for w, _ in decided], problem)
             return
         finally:
             self._busy -= made.blocks
@@ -213,13 +258,32 @@ class Allocator:
         if result.succeeded:
             for key, value in made.writes.items():
                 record = None if value is None else KeyValue(key, value, result.revision, result.revision)
-                self._view.see(key, record, result.revision)
+                self._view.see(key, record, result.revision, blocks.get(key))
             self._answer(decided)
             return
-        for key, record in zip(made.expect, result.responses, strict=True):
-            self._view.see(key, record, result.revision)
         metrics.CONFLICTS.inc()
+        await self._learn(made, result)
         await self._lost([w for w, _ in decided])
+
+    async def _learn(self, made: Plan, result: TxnResult) -> None:
+        """Take the present records from the answer of a transaction that failed."""
+        claims = 0
+        for (key, expected), record in zip(made.expect.items(), result.responses, strict=True):
+            self._view.see(key, record, result.revision)
+            if record and record.mod_revision != expected and key.startswith(keys.IPAM_NODES):
+                claims = max(claims, record.mod_revision)
+        if claims:
+            # Another process has claimed a block for the same node. It is not among these records; without it the
+            # node's blocks are not counted right, and one would be claimed though there is one with room.
+            with suppress(TimedOut):
+                await self._mirror.reached(claims, 2.0)
+
+    def _refused(self, refused: Sequence[_Waiting], problem: MuslinError) -> None:
+        """One of them may be the reason: each is asked for by itself, and fails by itself."""
+        if len(refused) == 1:
+            _fail(refused[0], problem)
+        for waiting in refused:
+            waiting.alone = True
 
     def _answer(self, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
         metrics.BATCH.observe(len(decided))
@@ -248,7 +312,7 @@ class Allocator:
         for waiting, outcome in decided:
             if isinstance(outcome, Granted) and outcome.new:
                 identity = waiting.request.identity
-                self._unanswered[identity] = self._unanswered.pop(identity, frozenset()) | made.pools
+                self._unanswered[identity] = self._unanswered.pop(identity, frozenset()) | made.pools[identity]
         while len(self._unanswered) > _REMEMBERED:
             del self._unanswered[next(iter(self._unanswered))]
 
@@ -280,6 +344,13 @@ class Allocator:
         for key, record in zip(wanted, result.responses[1:], strict=True):
             self._view.see(key, record, result.revision)
         await self._mirror.reached(result.revision, 2.0)
+
+
+def _together(first: _Waiting, other: _Waiting) -> bool:
+    """Whether a request may be in one transaction with the first of it."""
+    if first.alone or other.alone:
+        return False
+    return first.node == other.node or not (first.conflicts or other.conflicts)
 
 
 def _fail(waiting: _Waiting, problem: MuslinError) -> None:

@@ -8,6 +8,9 @@ blocks/CIDR            `blocks.Block`
 affinities/NODE/CIDR   `Affinity`; written together with the block it is of
 handles/ATTACHMENT     `handles.Handle`; written together with its block
 pool-generation        `Generation`; rewritten with every pool that is made
+nodes/NODE             `Node`; rewritten with every block that it claims
+reservations           `reservations.Reservations`
+config                 `config.Config`
 barrier                empty; rewritten to learn how current the mirror is
 =====================  =====================================================
 """
@@ -44,11 +47,19 @@ class Generation(msgspec.Struct, frozen=True):
     """Name of the pool that was made last."""
 
 
+class Node(msgspec.Struct, frozen=True):
+    """Two processes could claim a block each for one node, and pass its limit together. Both write this."""
+
+    newest: str
+    """CIDR of the block that was claimed last."""
+
+
 def encode(record: msgspec.Struct) -> bytes:
     """A record as stored."""
-    return msgspec.json.encode(record)
+    return _ENCODER.encode(record)
 
 
+_ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[type[msgspec.Struct], msgspec.json.Decoder[msgspec.Struct]] = {}
 
 
@@ -63,7 +74,8 @@ def decode(kind: type[Record], key: str, value: bytes) -> Record:
         record = decoder.decode(value)
         assert isinstance(record, kind)
         if isinstance(record, Pool):
-            pools.make(record.name, record.cidr, record.block_size)
+            pools.make(record.name, record.cidr, record.block_size)  # what it is made of may be damaged
+            pools.check(record)
         described = key_of(record)
     except (msgspec.MsgspecError, UnicodeDecodeError, InvalidArgument) as problem:
         raise Corrupt(f"record {key} does not decode: {problem}") from None

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from muslin.errors import Corrupt
 from muslin.etcd import keys
 from muslin.etcd.values import KeyValue
-from services.ipam import blocks, pools, store
+from services.ipam import blocks, pools, ranges, store
 from services.ipam.blocks import Block
+from services.ipam.clock import Clock
+from services.ipam.config import Config
 from services.ipam.handles import Handle
+from services.ipam.index import Index, Tally
+from services.ipam.kept import Kept
 from services.ipam.pools import Pool
+from services.ipam.reservations import Reservations, Reserved
 
 log = logging.getLogger(__name__)
 
@@ -41,63 +46,78 @@ class _Seen(NamedTuple):
     """Revision of the store at which it was so."""
 
 
-@dataclass
-class Tally:
-    """What a pool's blocks add up to."""
-
-    claimed: set[int] = field(default_factory=set)
-    """Numbers of the first addresses of the blocks that exist."""
-    open: dict[str, None] = field(default_factory=dict)
-    """CIDRs of the blocks with a free address, the one that opened first at the front."""
-    damaged: int = 0
-    """Blocks that can not be used because their record is damaged."""
-    used: int = 0
-    """Addresses held."""
+_KEPT = b'"kept_until_ms"'
+"""Is in the record of a handle if, and only if, it is kept: defaults are not written."""
 
 
 class View:
     """Pools and blocks decoded and indexed; handles, of which there are many, are decoded when asked for."""
 
-    def __init__(self, stored: Mapping[str, KeyValue]) -> None:
+    def __init__(self, stored: Mapping[str, KeyValue], clock: Clock | None = None) -> None:
         """`stored` is the mirror's, live: it changes before `changed` is told."""
+        self.clock = clock or Clock()
+        self.index = Index(self.clock, self._cool_down)
+        self.kept = Kept(self.clock)
         self._stored = stored
         self._revision = 0
         self._recent: dict[str, _Seen] = {}
         self._pools: dict[str, Known[Pool]] = {}
+        self._sorted: tuple[Pool, ...] = ()
         self._blocks: dict[str, Known[Block]] = {}
-        self._open: dict[str, dict[str, None]] = {}
-        self._tallies: dict[str, Tally] = {}
+        self._config: Known[Config] = Known(None, 0)
+        self._reservations: Known[Reservations] = Known(None, 0)
 
-    def pools(self) -> Iterator[Pool]:
-        """All pools, sorted by name."""
-        return (known.value for _, known in sorted(self._pools.items()) if known.value)
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools that decode, sorted by name."""
+        return self._sorted
+
+    def damaged_pools(self) -> list[str]:
+        """Names of the pools that do not decode."""
+        return sorted(name for name, known in self._pools.items() if known.value is None)
 
     def pool(self, name: str) -> Known[Pool]:
         """A pool by name."""
         return self._pools.get(name) or Known(None, 0)
 
+    def pool_of(self, address: str) -> Pool | None:
+        """The pool that an address is in."""
+        return next((pool for pool in self._sorted if ranges.within(pool.cidr, address)), None)
+
     def blocks(self) -> Iterator[Block]:
         """All blocks that decode, in no order."""
         return (known.value for known in self._blocks.values() if known.value)
+
+    def all_blocks(self) -> Iterator[tuple[str, Known[Block]]]:
+        """CIDR and record of every block, damaged ones too, in no order."""
+        return iter(list(self._blocks.items()))
 
     def block(self, cidr: str) -> Known[Block]:
         """A block by CIDR."""
         return self._blocks.get(cidr) or Known(None, 0)
 
     def open_blocks(self, node: str) -> Iterator[str]:
-        """CIDRs of a node's blocks with a free address."""
-        return iter(self._open.get(node, ()))
+        """CIDRs of a node's blocks with an address to give now."""
+        return iter(self.index.open(node))
 
     def tally(self, pool: str) -> Tally:
         """The sums of a pool."""
-        return self._tallies.get(pool) or Tally()
+        return self.index.tally(pool)
+
+    def config(self) -> Known[Config]:
+        """The settings; if there are none, or they are damaged, the defaults stand for them."""
+        return self._config
+
+    def settings(self) -> Config:
+        """What to go by: the settings that are stored, or the defaults."""
+        return self._config.value or Config()
+
+    def reservations(self) -> Known[Reservations]:
+        """The reservations."""
+        return self._reservations
 
     def handle(self, identity: str) -> Known[Handle]:
         """A handle by identity."""
-        key = store.handle_key(identity)
-        if (record := self._effective(key)) is None:
-            return Known(None, 0)
-        return Known(_decoded(Handle, record), record.mod_revision)
+        return _known(Handle, self._effective(store.handle_key(identity)))
 
     def handles(self) -> Iterator[tuple[str, Known[Handle]]]:
         """Key and record of every handle; they are decoded one by one, on the way."""
@@ -105,6 +125,11 @@ class View:
         for key in sorted(names):
             if (record := self._effective(key)) is not None:
                 yield key, Known(_decoded(Handle, record), record.mod_revision)
+
+    def revision(self, key: str) -> int:
+        """The revision at which a record is known, 0 if there is none."""
+        record = self._effective(key)
+        return record.mod_revision if record else 0
 
     def changed(self, touched: Iterable[str], revision: int) -> None:
         """The mirror has reached a revision; these keys have changed."""
@@ -114,41 +139,67 @@ class View:
         overtaken = [key for key, seen in self._recent.items() if back or seen.at <= revision]
         for key in overtaken:
             del self._recent[key]
-        for key in {*touched, *overtaken}:
+        # Pools and reservations first: blocks are counted by them, and all are counted anew when they change.
+        for key in sorted({*touched, *overtaken}, key=_is_block):
             self._index(key)
 
-    def see(self, key: str, record: KeyValue | None, at: int) -> None:
-        """A record as this process read or wrote it: at revision `at` of the store it was this, or absent."""
+    def see(self, key: str, record: KeyValue | None, at: int, block: Block | None = None) -> None:
+        """A record as this process read or wrote it: at revision `at` of the store it was this, or absent.
+
+        `block` is the record's value if the caller has just made it, and need not be decoded.
+        """
         if at <= self._revision or ((seen := self._recent.get(key)) and at <= seen.at):
             return
         self._recent[key] = _Seen(record, at)
-        self._index(key)
+        self._index(key, block)
 
     def _effective(self, key: str) -> KeyValue | None:
         seen = self._recent.get(key)
         return seen.record if seen else self._stored.get(key)
 
-    def _index(self, key: str) -> None:
-        if key.startswith(keys.IPAM_BLOCKS):
-            self._index_block(key)
+    def _index(self, key: str, block: Block | None = None) -> None:
+        if key.startswith(keys.IPAM_HANDLES):
+            self._index_handle(key)
+        elif key.startswith(keys.IPAM_BLOCKS):
+            self._index_block(key, block)
         elif key.startswith(keys.IPAM_POOLS):
             self._index_pool(key)
+        elif key == keys.IPAM_CONFIG:
+            self._config = _known(Config, self._effective(key))
+        elif key == keys.IPAM_RESERVATIONS:
+            self._reservations = _known(Reservations, self._effective(key))
+            self.index.reserved = Reserved(self._reservations.value or Reservations())
+            self._recount()
+
+    def _index_handle(self, key: str) -> None:
+        record = self._effective(key)
+        if record and _KEPT in record.value and (handle := _decoded(Handle, record)) and handle.kept_until_ms:
+            self.kept.put(handle, record.mod_revision)
+        else:
+            self.kept.drop(key.removeprefix(keys.IPAM_HANDLES))
 
     def _index_pool(self, key: str) -> None:
         record, name = self._effective(key), key.removeprefix(keys.IPAM_POOLS)
-        if self.pool(name).revision == (record.mod_revision if record else 0):
+        before = self.pool(name)
+        if before.revision == (record.mod_revision if record else 0):
             return
         if record:
             self._pools[name] = Known(_decoded(Pool, record), record.mod_revision)
         else:
             self._pools.pop(name, None)
-        # Which pool a damaged block counts against may change with the pools; that is rare, so all is counted anew.
-        self._open, self._tallies = {}, {}
-        for cidr, known in self._blocks.items():
-            self._count(cidr, known.value, 1)
-            self._list(cidr, None, known.value)
+        self._sorted = tuple(known.value for _, known in sorted(self._pools.items()) if known.value)
+        if before.value != self.pool(name).value:
+            self._recount()
 
-    def _index_block(self, key: str) -> None:
+    def _recount(self) -> None:
+        # Which pool a damaged block counts against may change with the pools, and what is open with their cool-down
+        # and with reservations; that is rare, so all is counted anew.
+        self.index.clear()
+        for cidr, known in self._blocks.items():
+            pool = self._pool_of_block(cidr, known.value)
+            self.index.update(cidr, (pool, pool), (False, None), (True, known.value))
+
+    def _index_block(self, key: str, made: Block | None) -> None:
         record = self._effective(key)
         try:
             cidr = keys.parse_block(key)
@@ -161,46 +212,31 @@ class View:
             return
         new: Known[Block] = Known(None, 0)
         if record:
-            block = _decoded(Block, record)
-            if block and (wrong := blocks.problems(block)):
+            block = made or _decoded(Block, record)
+            if block and not made and (wrong := blocks.problems(block)):
                 log.error("block %s is damaged and not used: %s", cidr, "; ".join(wrong))
                 block = None
             new = Known(block, record.mod_revision)
-        if old.revision:
-            self._count(cidr, old.value, -1)
-            del self._blocks[cidr]
-        if new.revision:
-            self._count(cidr, new.value, 1)
             self._blocks[cidr] = new
-        self._list(cidr, old.value, new.value)
-
-    def _count(self, cidr: str, block: Block | None, sign: int) -> None:
-        """Add a block to its pool's sums, or take it out."""
-        tally = self._tally_of(cidr, block)
-        claimed = tally.claimed.add if sign > 0 else tally.claimed.discard
-        claimed(blocks.first(cidr))
-        if block:
-            tally.used += sign * blocks.used(block)
         else:
-            tally.damaged += sign
+            self._blocks.pop(cidr, None)
+        self.index.update(cidr, (self._pool_of_block(cidr, old.value), self._pool_of_block(cidr, new.value)),
+                          (bool(old.revision), old.value), (bool(new.revision), new.value))
 
-    def _list(self, cidr: str, old: Block | None, new: Block | None) -> None:
-        """Keep the lists of blocks with a free address; a block that stays in one keeps its place."""
-        before, after = self._lists(cidr, old), self._lists(cidr, new)
-        for index in before:
-            if not any(index is other for other in after):
-                index.pop(cidr, None)
-        for index in after:
-            index[cidr] = None
+    def _pool_of_block(self, cidr: str, block: Block | None) -> str:
+        return block.pool if block else next((p.name for p in self._sorted if pools.holds(p, cidr)), "")
 
-    def _lists(self, cidr: str, block: Block | None) -> tuple[dict[str, None], ...]:
-        if block is None or not blocks.available(block):
-            return ()
-        return self._tally_of(cidr, block).open, self._open.setdefault(block.node, {})
+    def _cool_down(self, pool: str) -> float:
+        known = self._pools.get(pool)
+        return known.value.cool_down if known and known.value else pools.COOL_DOWN
 
-    def _tally_of(self, cidr: str, block: Block | None) -> Tally:
-        pool = block.pool if block else next((p.name for p in self.pools() if pools.holds(p, cidr)), "")
-        return self._tallies.setdefault(pool, Tally())
+
+def _is_block(key: str) -> bool:
+    return key.startswith((keys.IPAM_BLOCKS, keys.IPAM_HANDLES))
+
+
+def _known(kind: type[store.Record], record: KeyValue | None) -> Known[store.Record]:
+    return Known(_decoded(kind, record), record.mod_revision) if record else Known(None, 0)
 
 
 def _decoded(kind: type[store.Record], record: KeyValue) -> store.Record | None:

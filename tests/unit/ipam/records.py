@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from muslin.api.cni.v1 import cni_pb2
 from muslin.etcd import KeyValue, keys
 from services.ipam import handles, pools, store
+from services.ipam.clock import Clock
 from services.ipam.handles import Handle
 from services.ipam.handles import Request as Assign
-from services.ipam.plan import Asked, Outcome, Plan, Release, plan
+from services.ipam.outcomes import Outcome, Release
+from services.ipam.plan import Asked, Plan, plan
 from services.ipam.pools import Pool
 from services.ipam.view import View
 
@@ -52,13 +54,31 @@ class Records:
         return {key: item.value for key, item in self.items.items()}
 
 
+class FakeClock(Clock):
+    """A clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.wall, self.time = 1_700_000_000_000, 1000.0
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def passed(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.wall += int(seconds * 1000)
+        self.time += seconds
+
+
 class Replica:
     """One process: a mirror that is as old as it is, and the view on it."""
 
     def __init__(self, records: Records) -> None:
         self.records = records
         self.mirror: dict[str, KeyValue] = {}
-        self.view = View(self.mirror)
+        self.clock = FakeClock()
+        self.view = View(self.mirror, self.clock)
         self.catch_up()
 
     def catch_up(self) -> None:
@@ -78,7 +98,7 @@ class Replica:
 
     def once(self, node: str, *requests: Asked) -> tuple[bool, Sequence[Outcome | None]]:
         """Decide and commit one transaction."""
-        made = plan(self.view, node, requests)
+        made = plan(self.view, requests)
         return self.commit(made), made.outcomes
 
 
