@@ -8,7 +8,7 @@ from typing import Any
 
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.cli.console import Console
-from muslin.cli.ipam import address, usage, views
+from muslin.cli.ipam import address, bar, usage, views
 from muslin.cli.ipam.client import LONG, QUICK, Client, connected
 from muslin.cli.ipam.options import Where
 from muslin.cli.ipam.output import plain, plains, structured
@@ -47,8 +47,11 @@ async def show(where: Where, form: str, shown: Shown) -> None:
         parts.append(("blocks", views.blocks(blocks, look), [_block(use) for use in blocks]))
     if shown.handles:
         parts.append(("handles", views.handles(handles, look), plains(handles)))
-    Console().result("\n\n".join(text for _, text, _ in parts) if form == "table"
-                     else structured({name: values for name, _, values in parts}, form))
+    if form != "table":
+        Console().result(structured({name: values for name, _, values in parts}, form))
+        return
+    bars = any(values for name, _, values in parts if name != "handles")
+    Console().result("\n\n".join([*(text for _, text, _ in parts), *([bar.legend(look)] if bars else [])]))
 
 
 async def show_address(where: Where, form: str, wanted: str) -> None:

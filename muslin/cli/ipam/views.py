@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from muslin.api.ipam.v1 import ipam_pb2
-from muslin.cli.ipam.bar import bar, legend, paint
+from muslin.cli.ipam.bar import bar, paint
 from muslin.cli.ipam.table import Column, Look, table
 from muslin.cli.ipam.usage import BlockUse, NodeUse, PoolUse, Usage
 
@@ -180,7 +180,7 @@ def _usage_table(lead: Sequence[Column], rows: Sequence[Sequence[str]], uses: Se
     full = [[*row, bar(usage, length, look), percent(usage), *map(count, (
         usage.used, usage.cooling, usage.reserved, usage.borrowed, usage.free))]
         for row, usage in zip(rows, uses, strict=True)]
-    return f"{table(columns, full, look)}\n{legend(look)}"
+    return table(columns, full, look)
 
 
 def _painter(uses: Sequence[Usage], look: Look) -> Callable[[int, str], str]:
