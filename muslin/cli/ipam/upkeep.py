@@ -56,7 +56,7 @@ async def rebuild(where: Where, form: str, *, dry_run: bool) -> None:
     else:
         last = f"{number} action{'' if number == 1 else 's'}"
         last += ": nothing is changed yet; do it with --apply" if dry_run else " done"
-    Console().result("\n".join([*answer.actions, last]))
+    Console().result("\n".join([*map(views.printable, answer.actions), last]))
 
 
 async def release_reported(where: Where, form: str, file: Path) -> None:

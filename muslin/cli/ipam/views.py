@@ -12,7 +12,7 @@ from muslin.cli.ipam.table import Column, Look, table
 from muslin.cli.ipam.usage import BlockUse, NodeUse, PoolUse, Usage
 
 __all__ = ["AFFINITY", "blocks", "config", "cool_down", "count", "findings", "handles", "identity", "nodes", "percent",
-           "pod", "pool_list", "pools", "problem_lines", "problems", "reservations", "when"]
+           "pod", "pool_list", "pools", "printable", "problem_lines", "problems", "reservations", "when"]
 
 DEFAULT_COOL_DOWN = 30
 """Seconds of cool-down of a pool that does not say; see Pool.cool_down_seconds."""
@@ -160,8 +160,13 @@ def problem_lines(found: Sequence[ipam_pb2.Problem]) -> list[str]:
         name = ipam_pb2.Problem.Kind.Name(problem.kind) if problem.kind in ipam_pb2.Problem.Kind.values() else "KIND_?"
         kind = name.removeprefix("KIND_").lower().replace("_", " ")
         whose = f" [{problem.handle}]" if problem.handle and problem.handle not in problem.detail else ""
-        lines.append(f"{kind}: {problem.subject}: {problem.detail}{whose}")
+        lines.append(printable(f"{kind}: {problem.subject}: {problem.detail}{whose}"))
     return lines
+
+
+def printable(text: str) -> str:
+    """Text on one line: a damaged record may say anything, also to the terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def problems(report: ipam_pb2.Report) -> str:

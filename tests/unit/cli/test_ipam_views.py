@@ -112,6 +112,9 @@ def test_a_report_is_a_line_for_each_problem_and_the_totals() -> None:
     assert views.problems(report).splitlines() == [
         "not in use: 10.0.0.7: no endpoint has it [k8s/a/eth0]", "undecodable: /a/key: JSON is malformed: byte 3",
         "5 allocated, 4 in use, 2 problems"]
+    report.problems[0].detail = "\033[2J\n\r\u202eü"
+    assert views.problem_lines(report.problems)[0] == (
+        r"not in use: 10.0.0.7: \x1b[2J\n\r\u202eü [k8s/a/eth0]")
     assert views.problems(ipam_pb2.Report(allocated=1)) == "1 allocated, 0 in use, no problems"
 
 
