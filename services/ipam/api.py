@@ -16,6 +16,7 @@ from services.ipam.blocks import Block
 from services.ipam.deadline import remaining
 from services.ipam.handles import Handle, Request
 from services.ipam.pools import Pool
+from services.ipam.upkeep import api as upkeep
 
 if TYPE_CHECKING:
     from services.ipam.server import IpamApp
@@ -91,6 +92,23 @@ class Api(ipam_pb2_grpc.IpamServicer):
         """Who holds which address."""
         listed = await _records(self._app.etcd, keys.IPAM_HANDLES, Handle)
         return ipam_pb2.ListHandlesResponse(handles=[convert.handle(h) for h in listed if request.node in ("", h.node)])
+
+    async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectResponse:
+        """Look for what nobody claims."""
+        return await upkeep.collect(self._app.upkeep, request)
+
+    async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckResponse:
+        """Compare the records with each other and with what is in use."""
+        return await upkeep.check(self._app.upkeep)
+
+    async def ReleaseReported(self, request: ipam_pb2.ReleaseReportedRequest,
+                              context: Context) -> ipam_pb2.ReleaseReportedResponse:
+        """Free what a report says is not in use."""
+        return await upkeep.release_reported(self._app.upkeep, request)
+
+    async def Rebuild(self, request: ipam_pb2.RebuildRequest, context: Context) -> ipam_pb2.RebuildResponse:
+        """Make records anew from what is in use."""
+        return await upkeep.rebuild(self._app.upkeep, request)
 
 
 async def _records(etcd: Etcd, prefix: str, kind: type[store.Record]) -> list[store.Record]:

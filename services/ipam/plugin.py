@@ -11,6 +11,7 @@ import grpc
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2_grpc
+from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig
 from muslin.errors import Unsupported
@@ -55,3 +56,9 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         freed = await self._app.allocator.release(identity, remaining(context))
         log.info("freed attachment=%s addresses=%s", identity, ",".join(freed) or "none")
         return cni_pb2.DelResponse()
+
+    async def GC(self, request: cni_pb2.GCRequest, context: Context) -> cni_pb2.GCResponse:
+        """Free what attachments of this network hold on this node, unless the configuration lists them as valid."""
+        conf = netconf.parse(request.call.config)  # the call is about no attachment
+        await self._app.upkeep.gc(conf.name, node_of(context, conf.nodename), request.call.config)
+        return cni_pb2.GCResponse()

@@ -19,6 +19,8 @@ from services.ipam.api import Api
 from services.ipam.inventory import ENDPOINT, Inventory
 from services.ipam.metrics import PoolGauges
 from services.ipam.plugin import Plugin
+from services.ipam.upkeep.collector import GRACE
+from services.ipam.upkeep.service import COLLECT_INTERVAL, Upkeep, endpoint_sources
 from services.ipam.view import View
 
 log = logging.getLogger(__name__)
@@ -30,12 +32,14 @@ _LOOK = 0.5
 class IpamApp(App):
     """The address manager on one etcd cluster, with the inventory of the endpoint service at `endpoint`.
 
-    `pool` is the CIDR of the pool that is made if there is none.
+    `pool` is the CIDR of the pool that is made if there is none. `collect_grace` are the seconds for which a new handle
+    is left alone by the collector, `collect_interval` those between its rounds (0: it only runs when it is asked to).
     """
 
     name = "muslin-ipam"
 
-    def __init__(self, etcd: Sequence[str], pool: str, endpoint: str = ENDPOINT) -> None:
+    def __init__(self, etcd: Sequence[str], pool: str, endpoint: str = ENDPOINT, *,
+                 collect_grace: float = GRACE, collect_interval: float = COLLECT_INTERVAL) -> None:
         super().__init__()
         self._default = pools.make("default", pool)
         self._etcd = Etcd(etcd)
@@ -45,6 +49,9 @@ class IpamApp(App):
         self._allocator = Allocator(self._etcd, self._mirror, self._view, self.tasks)
         self.inventory = Inventory(endpoint)
         """What is known of pods, namespaces and nodes. Nothing waits for it to be complete."""
+        self.upkeep = Upkeep(self, endpoint_sources(endpoint), self.inventory, grace=collect_grace,
+                             interval=collect_interval, clock=self._view.clock)
+        """Collects, checks and repairs."""
         self._prepared = False
 
     async def start(self, readiness: Readiness) -> None:
@@ -52,6 +59,7 @@ class IpamApp(App):
         self._mirror.subscribe(self._changed)
         self.tasks.spawn("mirror", self._mirror.run())
         self.tasks.spawn("inventory", self.inventory.run())
+        self.upkeep.start(self.tasks, self._mirror)
         self.tasks.spawn("store", self._follow(readiness.part("store")))
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:

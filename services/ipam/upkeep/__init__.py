@@ -1,0 +1,1 @@
+"""Upkeep: what keeps the account of addresses true after crashes, lost messages and damage."""

@@ -1,0 +1,82 @@
+"""Counting the records that can not be used, as they change: an operator learns of damage from the metrics.
+
+Nothing is assigned from a damaged block, and a damaged handle is neither extended nor overwritten. Both stay as they
+are until they are rebuilt, or the attachment is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from muslin.errors import Corrupt
+from muslin.etcd import KeyValue, keys
+from muslin.etcd.mirror import Change
+from services.ipam import blocks, store
+from services.ipam.blocks import Block
+from services.ipam.handles import Handle
+from services.ipam.pools import Pool
+from services.ipam.upkeep import metrics
+
+log = logging.getLogger(__name__)
+
+_SLICE = 500
+"""Records looked at before others get their turn."""
+
+_KINDS: Mapping[str, tuple[str, type[Pool] | type[Block] | type[Handle] | type[store.Affinity]]] = {
+    keys.IPAM_POOLS: ("pool", Pool), keys.IPAM_BLOCKS: ("block", Block), keys.IPAM_HANDLES: ("handle", Handle),
+    keys.IPAM_AFFINITIES: ("affinity", store.Affinity)}
+
+
+def fault(record: KeyValue) -> tuple[str, str]:
+    """Kind of a record, and what is wrong with it; both empty if it is of no kind that is looked at."""
+    for prefix, (kind, shape) in _KINDS.items():
+        if record.key.startswith(prefix):
+            try:
+                decoded = store.decode(shape, record.key, record.value)
+            except Corrupt as problem:
+                return kind, problem.message
+            return kind, "; ".join(blocks.problems(decoded)) if isinstance(decoded, Block) else ""
+    return "", ""
+
+
+class Damage:
+    """Follows a mirror; `run()` looks at what has changed, in a task of the owner's."""
+
+    def __init__(self, records: Mapping[str, KeyValue]) -> None:
+        """`records` are the mirror's, live."""
+        self._records = records
+        self._found: dict[str, str] = {}
+        """Kind by key."""
+        self._touched: dict[str, None] = {}
+        self._grown = asyncio.Event()
+        for kind, _ in _KINDS.values():
+            metrics.DAMAGED.labels(kind).set(0)
+
+    def changed(self, changes: Sequence[Change], _revision: int) -> None:
+        """The mirror has changed."""
+        for change in changes:
+            self._touched[change.key] = None
+        self._grown.set()
+
+    async def run(self) -> None:
+        """Look at what has changed, until cancelled."""
+        while True:
+            await self._grown.wait()
+            self._grown.clear()
+            while self._touched:
+                for key in list(self._touched)[:_SLICE]:
+                    del self._touched[key]
+                    self._look(key)
+                await asyncio.sleep(0)
+
+    def _look(self, key: str) -> None:
+        record, before = self._records.get(key), self._found.pop(key, "")
+        kind, wrong = fault(record) if record else ("", "")
+        if wrong:
+            self._found[key] = kind
+            if not before:
+                log.error("a record is damaged, and left alone: %s", wrong)
+        for changed in {before, kind} - {""}:
+            metrics.DAMAGED.labels(changed).set(sum(of == changed for of in self._found.values()))
