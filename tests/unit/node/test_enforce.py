@@ -30,7 +30,7 @@ from services.node.enforce.program import (
 from services.node.enforce.state import Claim, Event, Release, State, applied
 from services.node.nft.messages import Message
 from tests.unit.node import oracle
-from tests.unit.node.model import Packet, Table
+from tests.unit.node.model import INPUT, Packet, Table
 
 PREFIXES = ("cali", "mus")
 
@@ -232,6 +232,26 @@ def test_a_message_that_does_not_fit_is_refused_whole(update: Update) -> None:
     with pytest.raises(OutOfSync):
         applied(state, update)
     assert dict(state.parts) == before
+
+
+@pytest.mark.parametrize(("packet", "expected"), [
+    (Packet("10.0.0.1", "10.9.9.9", incoming="mus1"), True),
+    (Packet("10.0.0.2", "10.9.9.9", incoming="mus1"), False),
+    (Packet("fd00::1", "fd00::9", incoming="mus1"), False),
+    (Packet("fe80::1", "fd00::9", incoming="mus1", hook=INPUT), False),
+    (Packet("fe80::1", "ff02::1:ff00:9", 58, incoming="mus1", hook=INPUT), False),  # an echo request, or such
+    (Packet("10.0.0.2", "10.9.9.9", incoming="mus1", hook=INPUT), False),
+    (Packet("10.0.0.1", "127.0.0.1", incoming="mus1", hook=INPUT), False),
+    (Packet("10.0.0.2", "10.9.9.9", incoming="mus2"), False),  # claimed, and in no program
+    (Packet("10.9.9.9", "10.0.0.1", outgoing="cali9"), False),
+    (Packet("10.9.9.9", "10.8.8.8"), True),  # none of our business
+    (Packet("10.9.9.9", "127.0.0.1", hook=INPUT), True),
+])
+def test_what_no_policy_may_let_through(packet: Packet, *, expected: bool) -> None:
+    """Sources that are not its own, the host's loopback, interfaces that no program knows; with all else allowed."""
+    state = run([Claim(oracle.attachment("mus1"), "mus1"), Claim(oracle.attachment("mus2"), "mus2"),
+                 snapshot([], [ALLOW], [pod("mus1", "10.0.0.1", profiles=("profile/x",))])])
+    assert rendered(state).allows(packet) is expected
 
 
 def test_a_named_port_is_no_member_of_a_group_of_addresses() -> None:
