@@ -165,7 +165,7 @@ POD, SPACE = "of pod prod/web", "of namespace prod"
     ({"annotations": {POOLS[4][1]: '["a", 1]'}}, f"annotation {POOLS[4][1]} {POD} must be a JSON array of strings"),
     ({"annotations": {POOLS[4][0]: "[]"}}, f"annotation {POOLS[4][0]} {POD} is empty: remove it"),
     ({"annotations": {}, "ours": {POOLS[4][0]: "["}}, f"annotation {POOLS[4][0]} {SPACE} is not JSON"),
-    ({"annotations": {POOLS[4][0]: '["absent"]'}}, f"annotation {POOLS[4][0]} {POD}: there is no pool 'absent'; pools are"),
+    ({"annotations": {POOLS[4][0]: '["absent"]'}}, f"annotation {POOLS[4][0]} {POD}: there is no pool 'absent'; "),
     ({"ipam": {"ipv4_pools": ["absent"]}}, "pools are a (10.0.0.0/16); b (10.1.0.0/16); off"),
     ({"annotations": {POOLS[4][0]: '[""]'}}, "there is no pool ''"),
     ({"ipam": {"ipv4_pools": ["10.0.0.0/24"]}}, "ipam.ipv4_pools: there is no pool '10.0.0.0/24'; pools are a"),
