@@ -65,6 +65,34 @@ async def _all(etcd: Etcd) -> Sequence[Pool]:
     return [store.decode(Pool, record.key, record.value) for record in snapshot.items]
 
 
+async def update(etcd: Etcd, name: str, *, disabled: bool | None = None, node_selector: str | None = None,
+                 namespace_selector: str | None = None, cool_down: int | None = None) -> Pool:
+    """Change what may change of a pool, where it is not None; the pool as it is then.
+
+    Assignments depend on the pool's record: one that is under way is decided anew.
+
+    Raises:
+        NotFound: there is no such pool.
+        InvalidArgument: naming the field.
+        FailedPrecondition: it is being deleted.
+    """
+    wanted = {"disabled": disabled, "node_selector": node_selector, "namespace_selector": namespace_selector,
+              "cool_down": cool_down}
+    for _ in range(_ATTEMPTS):
+        record = await etcd.get(keys.pool(name))
+        if record is None:
+            raise NotFound(f"pool {name} does not exist")
+        before = store.decode(Pool, record.key, record.value)
+        if before.deleting:
+            raise FailedPrecondition(f"pool {name} is being deleted; delete it again to finish that")
+        after = pools.check(msgspec.structs.replace(
+            before, **{field: value for field, value in wanted.items() if value is not None}))
+        if after == before or await _replace(etcd, after, record.mod_revision):
+            log.info("pool %s updated: %s", name, after)
+            return after
+    raise Conflict(f"pool {name}: others change it at the same time; try again")
+
+
 async def delete(etcd: Etcd, name: str) -> None:
     """Remove a pool and its empty blocks.
 
@@ -128,7 +156,7 @@ async def _remove(etcd: Etcd, pool: Pool, revision: int, empty: Sequence[tuple[B
         result = await etcd.txn(
             [mine, *(unchanged(keys.block(block.cidr), at) for block, at in some)],
             [Delete(key) for block, _ in some
-             for key in (keys.block(block.cidr), keys.affinity(block.node, block.cidr))])
+             for key in (keys.block(block.cidr), *([keys.affinity(block.node, block.cidr)] if block.node else []))])
         if not result.succeeded:
             return False
     return (await etcd.txn([mine], [Delete(keys.pool(pool.name))])).succeeded

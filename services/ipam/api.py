@@ -1,7 +1,11 @@
-"""The address manager's own API."""
+"""The address manager's own API.
+
+What it lists comes from the view, once that has caught up with all that was written before the call.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +13,12 @@ import grpc
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
-from muslin.errors import Corrupt
-from muslin.etcd import Etcd, keys
-from services.ipam import admin, blocks, convert, handles, pools, store
-from services.ipam.blocks import Block
+from muslin.errors import InvalidArgument
+from services.ipam import admin, blocks, handles, nodes, pools, ranges, requests, reservations, settings
+from services.ipam.config import Config
+from services.ipam.convert import block_message, config_message, handle_message, pool_message, slot_message
 from services.ipam.deadline import remaining
-from services.ipam.handles import Handle, Request
-from services.ipam.pools import Pool
-from services.ipam.upkeep import api as upkeep
+from services.ipam.view import View
 
 if TYPE_CHECKING:
     from services.ipam.server import IpamApp
@@ -25,40 +27,49 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-
-async def _release(app: IpamApp, attachment: cni_pb2.Attachment, context: Context) -> tuple[str, ...]:
-    identity = handles.identity(attachment)
-    freed = await app.allocator.release(identity, remaining(context))
-    log.info("freed attachment=%s addresses=%s", identity, ",".join(freed) or "none")
-    return freed
-
-
-def _addresses(handle: Handle) -> str:
-    return ",".join(a.address for a in handle.addresses)
+_TURN = 200
+"""Records that are listed before others get a turn: there may be very many."""
 
 
 class Api(ipam_pb2_grpc.IpamServicer):
-    """The address manager's own API. What it lists is read from the store, so it is never old."""
+    """The methods, each documented where the service is defined."""
 
     def __init__(self, app: IpamApp) -> None:
         self._app = app
+
+    async def _current(self) -> View:
+        await self._app.allocator.refresh()
+        return self._app.view
+
+    # Pools
 
     async def CreatePool(self, request: ipam_pb2.CreatePoolRequest,
                          context: Context) -> ipam_pb2.CreatePoolResponse:
         """Add a pool."""
         asked = request.pool
-        pool = pools.make(asked.name, asked.cidr, asked.block_size, disabled=asked.disabled)
+        pool = pools.make(
+            asked.name, asked.cidr, asked.block_size, disabled=asked.disabled, node_selector=asked.node_selector,
+            namespace_selector=asked.namespace_selector,
+            cool_down=asked.cool_down_seconds if asked.HasField("cool_down_seconds") else pools.COOL_DOWN)
         await admin.create(self._app.etcd, pool)
-        return ipam_pb2.CreatePoolResponse(pool=convert.pool(pool, 0))
+        return ipam_pb2.CreatePoolResponse(pool=pool_message(await self._current(), pool))
+
+    async def UpdatePool(self, request: ipam_pb2.UpdatePoolRequest,
+                         context: Context) -> ipam_pb2.UpdatePoolResponse:
+        """Change what may change of a pool."""
+        pool = await admin.update(
+            self._app.etcd, request.name,
+            disabled=request.disabled if request.HasField("disabled") else None,
+            node_selector=request.node_selector if request.HasField("node_selector") else None,
+            namespace_selector=request.namespace_selector if request.HasField("namespace_selector") else None,
+            cool_down=request.cool_down_seconds if request.HasField("cool_down_seconds") else None)
+        return ipam_pb2.UpdatePoolResponse(pool=pool_message(await self._current(), pool))
 
     async def ListPools(self, request: ipam_pb2.ListPoolsRequest,
                         context: Context) -> ipam_pb2.ListPoolsResponse:
         """All pools with their use."""
-        listed = await _records(self._app.etcd, keys.IPAM_POOLS, Pool)
-        used = dict.fromkeys((pool.name for pool in listed), 0)
-        for block in await _records(self._app.etcd, keys.IPAM_BLOCKS, Block):
-            used[block.pool] = used.get(block.pool, 0) + blocks.used(block)
-        return ipam_pb2.ListPoolsResponse(pools=[convert.pool(pool, used[pool.name]) for pool in listed])
+        view = await self._current()
+        return ipam_pb2.ListPoolsResponse(pools=[pool_message(view, pool) for pool in view.pools()])
 
     async def DeletePool(self, request: ipam_pb2.DeletePoolRequest,
                          context: Context) -> ipam_pb2.DeletePoolResponse:
@@ -66,57 +77,123 @@ class Api(ipam_pb2_grpc.IpamServicer):
         await admin.delete(self._app.etcd, request.name)
         return ipam_pb2.DeletePoolResponse()
 
-    async def Assign(self, request: ipam_pb2.AssignRequest,
-                     context: Context) -> ipam_pb2.AssignResponse:
-        """Give an attachment its addresses."""
-        wanted = handles.of(request.attachment, request.node, request.namespace, request.pod)
-        held = await self._app.allocator.assign(Request(wanted), remaining(context))
-        log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node, _addresses(held))
-        return ipam_pb2.AssignResponse(handle=convert.handle(held))
+    # Reservations and settings
 
-    async def Release(self, request: ipam_pb2.ReleaseRequest,
-                      context: Context) -> ipam_pb2.ReleaseResponse:
+    async def CreateReservation(self, request: ipam_pb2.CreateReservationRequest,
+                                context: Context) -> ipam_pb2.CreateReservationResponse:
+        """Keep addresses from being handed out."""
+        asked = request.reservation
+        cidrs, held = await settings.reserve(self._app.etcd, asked.name, asked.cidrs)
+        return ipam_pb2.CreateReservationResponse(
+            reservation=ipam_pb2.Reservation(name=asked.name, cidrs=cidrs), held=held)
+
+    async def ListReservations(self, request: ipam_pb2.ListReservationsRequest,
+                               context: Context) -> ipam_pb2.ListReservationsResponse:
+        """All reservations."""
+        present = await settings.reservation_list(self._app.etcd)
+        return ipam_pb2.ListReservationsResponse(reservations=[
+            ipam_pb2.Reservation(name=name, cidrs=cidrs) for name, cidrs in sorted(present.ranges.items())])
+
+    async def DeleteReservation(self, request: ipam_pb2.DeleteReservationRequest,
+                                context: Context) -> ipam_pb2.DeleteReservationResponse:
+        """Remove one."""
+        await settings.unreserve(self._app.etcd, request.name)
+        return ipam_pb2.DeleteReservationResponse()
+
+    async def GetConfig(self, request: ipam_pb2.GetConfigRequest, context: Context) -> ipam_pb2.GetConfigResponse:
+        """The settings."""
+        return ipam_pb2.GetConfigResponse(config=config_message(await settings.config(self._app.etcd)))
+
+    async def SetConfig(self, request: ipam_pb2.SetConfigRequest, context: Context) -> ipam_pb2.SetConfigResponse:
+        """Change them."""
+        asked = request.config
+        stored = await settings.configure(self._app.etcd, Config(
+            asked.strict_affinity, asked.max_blocks_per_node, asked.no_automatic_blocks))
+        return ipam_pb2.SetConfigResponse(config=config_message(stored))
+
+    # Addresses
+
+    async def Assign(self, request: ipam_pb2.AssignRequest, context: Context) -> ipam_pb2.AssignResponse:
+        """Give an attachment its addresses."""
+        app = self._app
+        namespace = app.inventory.namespace(request.namespace) if request.namespace else None
+        wanted = requests.of_message(request, namespace, app.inventory.node(request.node), app.view.pools())
+        held = await app.allocator.assign(wanted, remaining(context))
+        log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
+                 ",".join(a.address for a in held.addresses))
+        return ipam_pb2.AssignResponse(handle=handle_message(held))
+
+    async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseResponse:
         """Free what an attachment holds."""
         return ipam_pb2.ReleaseResponse(addresses=await _release(self._app, request.attachment, context))
 
     async def ListBlocks(self, request: ipam_pb2.ListBlocksRequest,
                          context: Context) -> ipam_pb2.ListBlocksResponse:
         """The blocks, of one node or all."""
-        listed = [block for block in await _records(self._app.etcd, keys.IPAM_BLOCKS, Block)
-                  if request.node in ("", block.node)]
-        listed.sort(key=lambda block: blocks.first(block.cidr))
-        return ipam_pb2.ListBlocksResponse(blocks=map(convert.block, listed))
+        view = await self._current()
+        listed = [block for block in view.blocks() if request.node in ("", block.node)]
+        listed.sort(key=lambda block: (ranges.span(block.cidr).family, blocks.first(block.cidr)))
+        response = ipam_pb2.ListBlocksResponse()
+        for number, block in enumerate(listed):
+            response.blocks.append(block_message(view, block, slots=request.slots))
+            if number % 16 == 0:
+                await asyncio.sleep(0)
+        return response
 
     async def ListHandles(self, request: ipam_pb2.ListHandlesRequest,
                           context: Context) -> ipam_pb2.ListHandlesResponse:
         """Who holds which address."""
-        listed = await _records(self._app.etcd, keys.IPAM_HANDLES, Handle)
-        return ipam_pb2.ListHandlesResponse(handles=[convert.handle(h) for h in listed if request.node in ("", h.node)])
+        view = await self._current()
+        response = ipam_pb2.ListHandlesResponse()
+        for number, (_, known) in enumerate(view.handles()):
+            if known.value and request.node in ("", known.value.node):
+                response.handles.append(handle_message(known.value))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        return response
 
-    async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectResponse:
-        """Look for what nobody claims."""
-        return await upkeep.collect(self._app.upkeep, request)
-
-    async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckResponse:
-        """Compare the records with each other and with what is in use."""
-        return await upkeep.check(self._app.upkeep)
-
-    async def ReleaseReported(self, request: ipam_pb2.ReleaseReportedRequest,
-                              context: Context) -> ipam_pb2.ReleaseReportedResponse:
-        """Free what a report says is not in use."""
-        return await upkeep.release_reported(self._app.upkeep, request)
-
-    async def Rebuild(self, request: ipam_pb2.RebuildRequest, context: Context) -> ipam_pb2.RebuildResponse:
-        """Make records anew from what is in use."""
-        return await upkeep.rebuild(self._app.upkeep, request)
-
-
-async def _records(etcd: Etcd, prefix: str, kind: type[store.Record]) -> list[store.Record]:
-    """The records under a prefix, sorted by key; damaged ones are left out and logged."""
-    found = []
-    for record in (await etcd.range(prefix)).items:
+    async def Lookup(self, request: ipam_pb2.LookupRequest, context: Context) -> ipam_pb2.LookupResponse:
+        """All that is known of an address."""
         try:
-            found.append(store.decode(kind, record.key, record.value))
-        except Corrupt as problem:
-            log.warning("%s", problem.message)
-    return found
+            address = ranges.text(*ranges.number(request.address))
+        except ValueError as problem:
+            raise InvalidArgument(f"address: {problem}; write 192.168.0.1 or fd00::1") from None
+        view = await self._current()
+        response = ipam_pb2.LookupResponse(reservation=reservations.of(view.index.reserved.record, address))
+        if (pool := view.pool_of(address)) is None:
+            return response
+        response.pool = pool.name
+        block = view.block(pools.block_of(pool, address)).value
+        if block is None or (ordinal := blocks.ordinal_of(block, address)) is None:
+            return response
+        response.block.CopyFrom(block_message(view, block, slots=False))
+        if slot := slot_message(view, block, ordinal):
+            response.slot.CopyFrom(slot)
+        if (holder := block.held.get(ordinal)) and (handle := view.handle(holder.handle).value):
+            response.handle.CopyFrom(handle_message(handle))
+        return response
+
+    # Nodes
+
+    async def ReleaseAffinity(self, request: ipam_pb2.ReleaseAffinityRequest,
+                              context: Context) -> ipam_pb2.ReleaseAffinityResponse:
+        """Take a node's affinity from its blocks, or from one."""
+        deleted, orphaned = await nodes.release_affinity(self._app.etcd, await self._current(), request.node,
+                                                         request.cidr)
+        return ipam_pb2.ReleaseAffinityResponse(deleted=deleted, orphaned=orphaned)
+
+    async def RemoveNode(self, request: ipam_pb2.RemoveNodeRequest,
+                         context: Context) -> ipam_pb2.RemoveNodeResponse:
+        """Free all that a node that is gone held."""
+        handles.check_node(request.node)
+        await self._app.upkeep.require_unused(request.node)
+        freed, gone = await nodes.remove(self._app.etcd, await self._current(), self._app.allocator, request.node,
+                                         remaining(context))
+        return ipam_pb2.RemoveNodeResponse(addresses=freed, blocks=gone)
+
+
+async def _release(app: IpamApp, attachment: cni_pb2.Attachment, context: Context) -> tuple[str, ...]:
+    identity = handles.identity(attachment)
+    freed = await app.allocator.release(identity, remaining(context))
+    log.info("freed attachment=%s addresses=%s", identity, ",".join(freed) or "none")
+    return freed

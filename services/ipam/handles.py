@@ -72,9 +72,14 @@ def of(attachment: cni_pb2.Attachment, node: str, namespace: str = "", pod: str 
         InvalidArgument: a part of the identity is missing, or the node.
     """
     identity(attachment)
+    check_node(node)
+    return Handle(attachment.network, attachment.container_id, attachment.ifname, node, namespace, pod)
+
+
+def check_node(node: str) -> None:
+    """Raise InvalidArgument if this can not be the name of a node."""
     if not _PART.fullmatch(node):
         raise InvalidArgument(f"node {node!r} must not be empty or hold '/' or white space")
-    return Handle(attachment.network, attachment.container_id, attachment.ifname, node, namespace, pod)
 
 
 @dataclass(frozen=True)

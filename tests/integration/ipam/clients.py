@@ -61,8 +61,10 @@ class Client:
             answer = await self.ipam.Release(ipam_pb2.ReleaseRequest(attachment=whose), timeout=timeout)
         return list(answer.addresses)
 
-    async def create_pool(self, name: str, cidr: str, block_size: int = 0, disabled: bool = False) -> ipam_pb2.Pool:
-        pool = ipam_pb2.Pool(name=name, cidr=cidr, block_size=block_size, disabled=disabled)
+    async def create_pool(self, name: str, cidr: str, block_size: int = 0, disabled: bool = False,
+                          cool_down: int = 0) -> ipam_pb2.Pool:
+        pool = ipam_pb2.Pool(name=name, cidr=cidr, block_size=block_size, disabled=disabled,
+                             cool_down_seconds=cool_down)
         with rpc.translated("create pool"):
             answer = await self.ipam.CreatePool(ipam_pb2.CreatePoolRequest(pool=pool), timeout=10)
         return answer.pool
