@@ -23,7 +23,7 @@ ENDPOINT = "unix:/run/muslin/endpoint.sock"
 """Where the endpoint service is, if nobody says otherwise."""
 ANNOTATIONS = ("cni.projectcalico.org/", "muslin.dev/")
 """Prefixes of the annotations that are kept: those that may be about addresses. Others can be long, and are many."""
-PATIENCE = 1.0
+PATIENCE = 0.5
 """Seconds that a pod's first appearance, or the first snapshot of all, is waited for at most."""
 
 
@@ -94,6 +94,8 @@ class Inventory:
         as an older pod of the same name, is waited for; likewise the first snapshot. Not for longer than `timeout`
         seconds, not while the endpoint service can not be reached, and not if nobody tells it of pods at all.
         """
+        if (found := self._pod_of(namespace, name, uid)) or not self._hopeful:
+            return found
         try:
             async with asyncio.timeout(timeout):
                 while (found := self._pod_of(namespace, name, uid)) is None and self._hopeful:

@@ -14,10 +14,12 @@ from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig
-from muslin.errors import Unsupported
+from muslin.errors import MuslinError, Unsupported
 from muslin.rpc import node_of
-from services.ipam import handles
+from services.ipam import handles, ranges, requests
 from services.ipam.deadline import remaining
+from services.ipam.handles import Handle, Request
+from services.ipam.inventory import PATIENCE
 
 if TYPE_CHECKING:
     from services.ipam.server import IpamApp
@@ -42,12 +44,41 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         if call.conf.ipam.type not in OUR_TYPES:
             raise Unsupported(f"ipam.type {call.conf.ipam.type!r} is not supported; use \"muslin-ipam\" or "
                               "\"calico-ipam\", or leave it out")
-        wanted = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
-        held = await self._app.allocator.assign(handles.Request(wanted), remaining(context))
+        handle = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
+        wanted = await self._resolved(call, handle, remaining(context))
+        held = await self._app.allocator.assign(wanted, remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
                  ",".join(a.address for a in held.addresses))
         ips = tuple(IPConfig(str(ipaddress.ip_interface(a.address))) for a in held.addresses)
         return call.response(dataclasses.replace(call.result, ips=call.result.ips + ips), call.context)
+
+    async def _resolved(self, call: Invocation, handle: Handle, timeout: float) -> Request:
+        """What the call asks for, as far as pod, namespace and node are known."""
+        app, inventory = self._app, self._app.inventory
+        pod = None
+        if call.kubernetes:
+            pod = await inventory.settle(call.namespace, call.pod, call.args.get("K8S_POD_UID", ""),
+                                         min(PATIENCE, timeout / 4))
+            if inventory.trouble:
+                log.warning("the inventory is not current, annotations %s: pod=%s/%s attachment=%s problem=%s",
+                            "may be old" if pod else "of the pod are not known", call.namespace, call.pod,
+                            handle.identity, inventory.trouble)
+            elif pod is None:
+                log.info("the pod is not known, nor its annotations: pod=%s/%s attachment=%s", call.namespace, call.pod,
+                         handle.identity)
+        try:
+            return requests.of_call(handle, call.conf, call.args, pod, inventory.namespace(call.namespace),
+                                    inventory.node(handle.node), tuple(app.view.pools()))
+        except MuslinError as problem:
+            # Whoever asks again is answered as before, whatever has been changed meanwhile.
+            held = app.view.handle(handle.identity).value
+            if held is None or held.kept_until_ms:
+                raise
+            log.warning("attachment=%s holds its addresses, and would not get them again: %s", handle.identity,
+                        problem.message)
+            addresses = tuple(a.address for a in held.addresses)
+            return Request(handle, tuple(ranges.number(address)[1] for address in addresses), addresses,
+                           sticky_seconds=held.sticky)
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
         """Free what exactly this attachment holds; nothing held is a success."""
