@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from muslin.errors import MuslinError, Unknown
 from muslin.etcd import keys
-from services.ipam import assigning, releasing, store
+from services.ipam import releasing, store
+from services.ipam.assigning import assign
 from services.ipam.blocks import Block
 from services.ipam.handles import Request
 from services.ipam.outcomes import Freed, Granted, Outcome, Release, ReleaseExact, Short
@@ -95,7 +96,7 @@ class _Draft:
         try:
             outcome: Outcome
             if isinstance(request, Request):
-                outcome = assigning.assign(step, request)
+                outcome = assign(step, request)
             elif isinstance(request, Release):
                 outcome = releasing.release(step, request)
             else:
