@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from muslin.api.cni.v1 import cni_pb2
-from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from muslin.api.ipam.v1 import ipam_pb2
 from muslin.errors import InvalidArgument
 from services.ipam import admin, blocks, handles, nodes, pools, ranges, requests, reservations, settings
 from services.ipam.config import Config
 from services.ipam.convert import block_message, config_message, handle_message, pool_message, slot_message
 from services.ipam.deadline import remaining
+from services.ipam.upkeep.api import UpkeepApi
 from services.ipam.view import View
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _TURN = 200
 """Records that are listed before others get a turn: there may be very many."""
 
 
-class Api(ipam_pb2_grpc.IpamServicer):
+class Api(UpkeepApi):
     """The methods, each documented where the service is defined."""
 
     def __init__(self, app: IpamApp) -> None:

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import grpc
 
 from muslin.api.cni.v1 import cni_pb2
-from muslin.api.ipam.v1 import ipam_pb2
+from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from services.ipam.upkeep.checker import Problem
 from services.ipam.upkeep.collector import Suspect
 from services.ipam.upkeep.rounds import Outcome
-from services.ipam.upkeep.service import Upkeep
+
+if TYPE_CHECKING:
+    from services.ipam.server import IpamApp
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-async def collect(upkeep: Upkeep, request: ipam_pb2.CollectRequest) -> ipam_pb2.CollectResponse:
-    """A round of collection."""
-    outcomes = await upkeep.collect(dry_run=request.dry_run)
-    return ipam_pb2.CollectResponse(findings=[_finding(outcome) for outcome in sorted(outcomes, key=_order)])
+class UpkeepApi(ipam_pb2_grpc.IpamServicer):
+    """The methods, each documented where the service is defined."""
 
+    _app: IpamApp
 
-async def check(upkeep: Upkeep) -> ipam_pb2.CheckResponse:
-    """A report."""
-    repair = upkeep.repair
-    cluster = await repair.cluster()
-    compared, revision = await repair.check()
-    return ipam_pb2.CheckResponse(report=ipam_pb2.Report(
-        created_ms=upkeep.clock.wall_ms(), revision=revision, cluster=cluster, allocated=compared.allocated,
-        in_use=compared.in_use, problems=map(_message, compared.problems)))
+    async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectResponse:
+        """Look for what nobody claims."""
+        outcomes = await self._app.upkeep.collect(dry_run=request.dry_run)
+        return ipam_pb2.CollectResponse(findings=[_finding(outcome) for outcome in sorted(outcomes, key=_order)])
 
+    async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckResponse:
+        """Compare the records with each other and with what is in use."""
+        upkeep = self._app.upkeep
+        cluster = await upkeep.repair.cluster()
+        compared, revision = await upkeep.repair.check()
+        return ipam_pb2.CheckResponse(report=ipam_pb2.Report(
+            created_ms=upkeep.clock.wall_ms(), revision=revision, cluster=cluster, allocated=compared.allocated,
+            in_use=compared.in_use, problems=map(_message, compared.problems)))
 
-async def release_reported(upkeep: Upkeep,
-                           request: ipam_pb2.ReleaseReportedRequest) -> ipam_pb2.ReleaseReportedResponse:
-    """What a report says is nobody's is freed."""
-    report = request.report
-    freed, skipped = await upkeep.repair.release([_problem(line) for line in report.problems], report.created_ms,
-                                                 report.revision, report.cluster)
-    return ipam_pb2.ReleaseReportedResponse(addresses=freed, skipped=map(_message, skipped))
+    async def ReleaseReported(self, request: ipam_pb2.ReleaseReportedRequest,
+                              context: Context) -> ipam_pb2.ReleaseReportedResponse:
+        """Free what a report says is nobody's."""
+        report = request.report
+        freed, skipped = await self._app.upkeep.repair.release(
+            [_problem(line) for line in report.problems], report.created_ms, report.revision, report.cluster)
+        return ipam_pb2.ReleaseReportedResponse(addresses=freed, skipped=map(_message, skipped))
 
-
-async def rebuild(upkeep: Upkeep, request: ipam_pb2.RebuildRequest) -> ipam_pb2.RebuildResponse:
-    """Records are made anew."""
-    return ipam_pb2.RebuildResponse(actions=await upkeep.repair.rebuild(dry_run=request.dry_run))
+    async def Rebuild(self, request: ipam_pb2.RebuildRequest, context: Context) -> ipam_pb2.RebuildResponse:
+        """Make records anew from what is in use."""
+        return ipam_pb2.RebuildResponse(actions=await self._app.upkeep.repair.rebuild(dry_run=request.dry_run))
 
 
 def _order(outcome: Outcome) -> tuple[bool, str]:
