@@ -36,7 +36,8 @@ async def fill(etcd: Etcd, stub: ipam_pb2_grpc.IpamAsyncStub, counts: Mapping[st
     for ordinal in range(BLOCK):
         await stub.Assign(request(f"{_CONTAINER}{ordinal}.", _NODE), timeout=10)
     records = {item.key: item.value.decode() for item in (await etcd.range(keys.IPAM)).items}
-    records = {key: value for key, value in records.items() if _NODE in key + value or _CONTAINER in key + value}
+    records = {key: value for key, value in records.items() if not key.startswith(keys.IPAM_NODES)  # one for all
+               and (_NODE in key + value or _CONTAINER in key + value)}
     template = next(keys.parse_block(key) for key in records if key.startswith(keys.IPAM_BLOCKS))
     listed = await stub.ListPools(ipam_pb2.ListPoolsRequest(), timeout=10)
     source = next(iter(counts))
