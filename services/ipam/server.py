@@ -65,7 +65,7 @@ class IpamApp(App):
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.ipam.v1."""
         ipam_pb2_grpc.add_PluginServicer_to_server(Plugin(self), server)  # type: ignore[abstract]  # see Plugin
-        ipam_pb2_grpc.add_IpamServicer_to_server(Api(self), server)  # type: ignore[abstract]  # not all yet
+        ipam_pb2_grpc.add_IpamServicer_to_server(Api(self), server)
         return tuple(service.full_name for service in ipam_pb2.DESCRIPTOR.services_by_name.values())
 
     async def stop(self) -> None:
