@@ -10,6 +10,7 @@ from muslin.cli.console import Console
 from muslin.cli.ipam.client import QUICK, connected
 from muslin.cli.ipam.options import Where
 from muslin.cli.ipam.output import plain, structured
+from muslin.cli.ipam.usage import size
 from muslin.cli.ipam.views import cool_down, count
 from muslin.rpc import translated
 
@@ -69,7 +70,7 @@ async def delete_reservation(where: Where, name: str) -> None:
 
 
 def _described(pool: ipam_pb2.Pool) -> str:
-    parts = [pool.cidr, f"blocks of /{pool.block_size}", f"{count(pool.size)} addresses",
+    parts = [pool.cidr, f"blocks of /{pool.block_size}", f"{count(size(pool))} addresses",
              f"cool-down {cool_down(pool)} s"]
     if pool.node_selector:
         parts.append(f"for nodes {pool.node_selector}")

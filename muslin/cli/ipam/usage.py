@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from muslin.api.ipam.v1 import ipam_pb2
 
-__all__ = ["BlockUse", "NodeUse", "PoolUse", "Ranges", "Usage", "of_blocks", "of_nodes", "of_pools"]
+__all__ = ["BlockUse", "NodeUse", "PoolUse", "Ranges", "Usage", "of_blocks", "of_nodes", "of_pools", "size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def of_pools(pools: Iterable[ipam_pb2.Pool], blocks: Sequence[BlockUse]) -> list
     found = []
     for pool in pools:
         own = [use.usage for use in blocks if use.block.pool == pool.name]
-        found.append(PoolUse(pool, Usage(_size(pool), pool.used, pool.cooling, pool.reserved,
+        found.append(PoolUse(pool, Usage(size(pool), pool.used, pool.cooling, pool.reserved,
                                          sum(usage.borrowed for usage in own), sum(usage.taken for usage in own))))
     return found
 
@@ -123,6 +123,6 @@ def of_nodes(blocks: Iterable[BlockUse]) -> list[NodeUse]:
     return sorted(found.values(), key=lambda use: (not use.node, use.node))
 
 
-def _size(pool: ipam_pb2.Pool) -> int:
-    """The message can not count the addresses of a large IPv6 pool."""
+def size(pool: ipam_pb2.Pool) -> int:
+    """Count of a pool's addresses, which the message can not hold for a large IPv6 pool."""
     return ipaddress.ip_network(pool.cidr).num_addresses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import math
 from collections.abc import Callable, Sequence
 
@@ -81,14 +82,20 @@ def nodes(uses: Sequence[NodeUse], look: Look) -> str:
 
 
 def handles(listed: Sequence[ipam_pb2.Handle], look: Look) -> str:
-    """Who holds which address."""
+    """Who holds which address, by address."""
     if not listed:
         return "no address is held"
     columns = [Column("ADDRESSES"), Column("NODE", shrink=True), Column("POD", shrink=True),
                Column("ATTACHMENT", shrink=True), Column("SINCE", spare=True)]
     rows = [[" ".join(handle.addresses), handle.node, pod(handle), identity(handle),
-             when(handle.created_ms) if handle.created_ms else NOTHING] for handle in listed]
+             when(handle.created_ms) if handle.created_ms else NOTHING] for handle in sorted(listed, key=_first)]
     return table(columns, rows, look)
+
+
+def _first(handle: ipam_pb2.Handle) -> tuple[int, int]:
+    """What handles are sorted by."""
+    address = ipaddress.ip_address(handle.addresses[0]) if handle.addresses else ipaddress.IPv4Address(0)
+    return address.version, int(address)
 
 
 def pool_list(listed: Sequence[ipam_pb2.Pool], look: Look) -> str:
@@ -118,10 +125,9 @@ def reservations(listed: Sequence[ipam_pb2.Reservation], look: Look) -> str:
 
 def config(settings: ipam_pb2.Config) -> str:
     """The settings, one a line."""
-    most = settings.max_blocks_per_node
     return "\n".join([
         f"strict affinity    {_yes(settings.strict_affinity)}",
-        f"max blocks a node  {most or DEFAULT_MAX_BLOCKS}{'' if most else ' (default)'}",
+        f"max blocks a node  {settings.max_blocks_per_node or DEFAULT_MAX_BLOCKS}",
         f"automatic blocks   {_yes(not settings.no_automatic_blocks)}"])
 
 

@@ -120,7 +120,7 @@ def test_a_report_is_a_line_for_each_problem_and_the_totals() -> None:
 
 def test_settings_name_their_defaults() -> None:
     assert views.config(ipam_pb2.Config()).splitlines() == [
-        "strict affinity    no", "max blocks a node  20 (default)", "automatic blocks   yes"]
+        "strict affinity    no", "max blocks a node  20", "automatic blocks   yes"]
     changed = ipam_pb2.Config(strict_affinity=True, max_blocks_per_node=3, no_automatic_blocks=True)
     assert views.config(changed).splitlines() == [
         "strict affinity    yes", "max blocks a node  3", "automatic blocks   no"]
