@@ -73,7 +73,7 @@ async def release_reported(where: Where, form: str, file: Path) -> None:
     for line in [f"freed {freed}" for freed in answer.addresses] or ["nothing was freed"]:
         console.result(line)
     for line in views.problem_lines(answer.skipped):
-        console.warn(f"left alone, it no longer holds: {line}")
+        console.warn(f"left alone, it has changed or is too young to be sure: {line}")
 
 
 async def release(where: Where, form: str, targets: Sequence[str], confirm: Callable[[str], None]) -> None:
