@@ -1,4 +1,4 @@
-"""What one unary call over a unix socket costs the server: threads, asyncio, asyncio on uvloop.
+"""What one unary call over a unix socket costs the server: threads, asyncio, uvloop, and grpcio's ways of doing I/O.
 
     .venv/bin/python bench/rpc.py [--quick]
 
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -25,7 +26,10 @@ import uvloop
 from muslin import rpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 
-KINDS = ("threads", "asyncio", "uvloop")
+KINDS = {"threads": "engine", "asyncio": "engine", "uvloop": "engine", "uvloop, no engine": "none"}
+"""Servers, and whether grpcio's event engine does their I/O."""
+EXPERIMENTS = {"engine": "event_engine_client,event_engine_listener",
+               "none": "-event_engine_client,-event_engine_listener"}
 WORKERS = 32
 
 
@@ -70,7 +74,7 @@ def serve(kind: str, target: str, control: Connection) -> None:
         control.send(cpu() - began)
         await server.stop(None)
 
-    (uvloop.run if kind == "uvloop" else asyncio.run)(main())
+    (asyncio.run if kind == "asyncio" else uvloop.run)(main())
 
 
 def cpu() -> float:
@@ -102,7 +106,8 @@ async def load(target: str, calls: int) -> tuple[float, float]:
 
 def measure(kind: str, calls: int, directory: str) -> dict[str, float]:
     """All figures of one kind of server."""
-    target = f"unix:{directory}/{kind}.sock"
+    target = f"unix:{directory}/{kind.replace(', ', '-').replace(' ', '-')}.sock"
+    os.environ["GRPC_EXPERIMENTS"] = EXPERIMENTS[KINDS[kind]]  # the server inherits it
     mine, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(kind, target, theirs))
     process.start()
@@ -122,11 +127,13 @@ def main() -> None:
     calls = 2_000 if parser.parse_args().quick else 20_000
     with tempfile.TemporaryDirectory() as directory:
         figures = {kind: measure(kind, calls, str(Path(directory))) for kind in KINDS}
-    print(f"{'server':10}{'alone us':>10}{'calls/s':>10}{'CPU us a call':>15}")
+    print(f"{'server':20}{'alone us':>10}{'calls/s':>10}{'CPU us a call':>15}")
     for kind, row in figures.items():
-        print(f"{kind:10}{row['alone_us']:10.0f}{row['calls_per_s']:10.0f}{row['cpu_us']:15.0f}")
-    ratio = figures["uvloop"]["cpu_us"] / figures["threads"]["cpu_us"]
-    print(json.dumps({"bench": "rpc", "figures": figures, "ratios": {"uvloop_cpu_vs_threads": ratio}}))
+        print(f"{kind:20}{row['alone_us']:10.0f}{row['calls_per_s']:10.0f}{row['cpu_us']:15.0f}")
+    chosen = figures["uvloop, no engine"]
+    ratios = {f"cpu_vs_{kind}": chosen["cpu_us"] / row["cpu_us"] for kind, row in figures.items()}
+    ratios |= {f"alone_vs_{kind}": chosen["alone_us"] / row["alone_us"] for kind, row in figures.items()}
+    print(json.dumps({"bench": "rpc", "figures": figures, "ratios": ratios}))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 
@@ -25,6 +25,7 @@ class Around(grpc.aio.ServerInterceptor):
     def __init__(self) -> None:
         self._draining = False
         self._streams: set[asyncio.Task[Any]] = set()
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     def drain(self) -> None:
         """End the streams that are open: their clients go elsewhere at once instead of after the grace period."""
@@ -37,18 +38,23 @@ class Around(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call."""
+        """Wrap the handler of a call; once for a handler, since most are the same for every call of a method."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
         method = handler_call_details.method
+        known, wrapped = self._wrapped.get(method, (None, None))
+        if known is not handler:
+            wrapped = self._wrap(method, handler)
+            self._wrapped[method] = handler, wrapped
+        return cast("grpc.RpcMethodHandler[Any, Any]", wrapped)
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         wrap: Callable[[str, Any], Any] = self._stream if handler.response_streaming else self._unary
         kind = (f"{'stream' if handler.request_streaming else 'unary'}"
                 f"_{'stream' if handler.response_streaming else 'unary'}")
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            wrap(method, getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
-        return wrapped
+        return make(wrap(method, getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
 
     def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:
