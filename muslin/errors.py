@@ -79,7 +79,7 @@ class NotFound(MuslinError):
 
 
 class AlreadyExists(MuslinError):
-    """What was to be made exists, and is somebody else's."""
+    """What was to be made exists already: the same thing from an earlier call, or another of its name."""
 
     status = grpc.StatusCode.ALREADY_EXISTS
     cni_code = 101
