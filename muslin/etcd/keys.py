@@ -30,6 +30,8 @@ restricted to.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from muslin.errors import Corrupt, InvalidArgument
 
 __all__ = [
@@ -110,6 +112,7 @@ def _cidr_of(part: str, key: str) -> str:
     return f"{address}/{length}"
 
 
+@lru_cache(maxsize=1024)
 def pool(name: str) -> str:
     """The key of an address pool."""
     return _join(IPAM_POOLS, ("pool name", name))
@@ -130,6 +133,7 @@ def quarantined(key: str, revision: int) -> str:
     return f"{IPAM_QUARANTINE}{revision}/{key.removeprefix(IPAM)}"
 
 
+@lru_cache(maxsize=65536)
 def block(cidr: str) -> str:
     """The key of the block that covers `cidr` (address/length)."""
     return _join(IPAM_BLOCKS, ("cidr", _cidr_part(cidr)))

@@ -2,8 +2,7 @@
 
 Requests wait in a few lanes, those of a node in the same one. While a lane's transaction is under way, what comes in
 waits, and goes together into the next one; lanes run side by side. No lock is held anywhere: what two lanes or two
-processes both want, etcd decides, and the loser reads the present state from the answer of its failed transaction and
-decides anew.
+processes both want, etcd decides, and the loser reads the present state and decides anew.
 
 Nobody pays for another's failure. A transaction that lost a race failed as a whole, so those whose records had changed
 go on apart from the rest: one node at a time. One that etcd refuses is taken apart into its requests.
@@ -21,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from muslin.errors import Conflict, Corrupt, Exhausted, MuslinError, TimedOut, Unavailable
-from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, TxnResult, keys, unchanged
+from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
 from muslin.etcd.mirror import Mirror
 from muslin.tasks import TaskSet
 from services.ipam import metrics
@@ -33,7 +32,7 @@ from services.ipam.view import View
 
 log = logging.getLogger(__name__)
 
-LANES = 8
+LANES = 4
 """Transactions under way at once, at most."""
 BATCH = 100
 """Requests decided together, at most; a transaction's size limits them further."""
@@ -238,12 +237,14 @@ class Allocator:
 
     async def _commit(self, made: Plan, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
         self._busy |= made.blocks
-        blocks = {keys.block(cidr): block for cidr, block in made.changed.items()}
+        for cidr, block in made.changed.items():
+            self._view.writing(keys.block(cidr), made.writes[keys.block(cidr)], block)
         try:
             result = await self._etcd.txn(
                 [unchanged(key, revision) for key, revision in made.expect.items()],
-                [Delete(key) if value is None else Put(key, value) for key, value in made.writes.items()],
-                [Get(key) for key in made.expect])
+                [Delete(key) if value is None else Put(key, value) for key, value in made.writes.items()])
+            if not result.succeeded:
+                await self._learn(made)
         except (Unavailable, TimedOut) as problem:
             self._not_answered(made, decided)
             await self._pause([w for w, _ in decided], problem)
@@ -251,23 +252,30 @@ class Allocator:
         except MuslinError as problem:  # refused as it is: nothing was done, and repeating it is of no use
             self._refused([w for w, _ in decided], problem)
             return
+        else:
+            if result.succeeded:
+                for key, value in made.writes.items():
+                    record = None if value is None else KeyValue(key, value, result.revision, result.revision)
+                    self._view.see(key, record, result.revision)
         finally:
             self._busy -= made.blocks
+            for cidr in made.changed:
+                self._view.written(keys.block(cidr))
             self._settled.set()
             self._settled = asyncio.Event()
         if result.succeeded:
-            for key, value in made.writes.items():
-                record = None if value is None else KeyValue(key, value, result.revision, result.revision)
-                self._view.see(key, record, result.revision, blocks.get(key))
             self._answer(decided)
             return
         metrics.CONFLICTS.inc()
-        await self._learn(made, result)
         await self._lost([w for w, _ in decided])
 
-    async def _learn(self, made: Plan, result: TxnResult) -> None:
-        """Take the present records from the answer of a transaction that failed."""
+    async def _learn(self, made: Plan) -> None:
+        """Read what the decisions of a failed transaction rest on.
+
+        It could carry that as its answer in case of failure; but nearly none fails, and all would pay for it.
+        """
         claims = 0
+        result = await self._etcd.txn((), [Get(key) for key in made.expect])
         for (key, expected), record in zip(made.expect.items(), result.responses, strict=True):
             self._view.see(key, record, result.revision)
             if record and record.mod_revision != expected and key.startswith(keys.IPAM_NODES):

@@ -28,6 +28,8 @@ def assign(step: Step, request: Request) -> Granted | Damaged:
     step.expect[key] = known.revision
     if known.value and not known.value.kept_until_ms:
         _same(known.value, request)
+        # Written again, unchanged: who was about to collect it, as nobody used it, sees that somebody is about to.
+        step.writes[key] = store.encode(known.value)
         return Granted(known.value, new=False)
     if (reserved := step.view.reservations()).revision and reserved.value is None:
         raise Corrupt("the record of reservations is damaged, so it is not known which addresses may be given; "

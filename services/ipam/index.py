@@ -58,7 +58,9 @@ class Index:
 
     def tally(self, pool: str) -> Tally:
         """The sums of a pool."""
-        return self._tallies.get(pool) or Tally()
+        if (found := self._tallies.get(pool)) is None:
+            found = self._tallies[pool] = Tally()
+        return found
 
     def open(self, node: str) -> dict[str, None]:
         """CIDRs of a node's blocks with an address to give now."""
@@ -129,7 +131,7 @@ class Index:
                                 self._clock)
 
     def _count(self, cidr: str, pool: str, block: Block | None, sign: int) -> None:
-        tally = self._tallies.setdefault(pool, Tally())
+        tally = self.tally(pool)
         (tally.claimed.add if sign > 0 else tally.claimed.discard)(blocks.first(cidr))
         tally.states[_state(block)] += sign
         if block:
@@ -149,7 +151,7 @@ class Index:
         if old:
             if old.node and (new is None or new.node != old.node):
                 _drop(self._owned, old.node, cidr)
-            tally = self._tallies.get(pools[0], Tally())
+            tally = self.tally(pools[0])
             for present in (tally.open, tally.idle, self._open.get(old.node, {})):
                 if not any(present is other for other in lists):
                     present.pop(cidr, None)
@@ -167,7 +169,7 @@ class Index:
         if ready > self._clock.passed():
             heapq.heappush(self._ripening, (ready, cidr))
             return []
-        tally = self._tallies.setdefault(pool, Tally())
+        tally = self.tally(pool)
         return [tally.open, self._open.setdefault(block.node, {})] if block.node else [tally.idle]
 
 

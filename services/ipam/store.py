@@ -17,6 +17,7 @@ barrier                empty; rewritten to learn how current the mirror is
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -93,6 +94,7 @@ def key_of(record: msgspec.Struct) -> str | None:
     return keys.pool(record.name) if isinstance(record, Pool) else None
 
 
+@lru_cache(maxsize=8192)
 def handle_key(identity: str) -> str:
     """The key of the handle with an identity."""
     return keys.handle(*identity.split("/"))

@@ -64,6 +64,7 @@ class View:
         self._pools: dict[str, Known[Pool]] = {}
         self._sorted: tuple[Pool, ...] = ()
         self._blocks: dict[str, Known[Block]] = {}
+        self._writing: dict[str, tuple[bytes | None, Block]] = {}
         self._config: Known[Config] = Known(None, 0)
         self._reservations: Known[Reservations] = Known(None, 0)
 
@@ -143,25 +144,30 @@ class View:
         for key in sorted({*touched, *overtaken}, key=_is_block):
             self._index(key)
 
-    def see(self, key: str, record: KeyValue | None, at: int, block: Block | None = None) -> None:
-        """A record as this process read or wrote it: at revision `at` of the store it was this, or absent.
-
-        `block` is the record's value if the caller has just made it, and need not be decoded.
-        """
+    def see(self, key: str, record: KeyValue | None, at: int) -> None:
+        """A record as this process read or wrote it: at revision `at` of the store it was this, or absent."""
         if at <= self._revision or ((seen := self._recent.get(key)) and at <= seen.at):
             return
         self._recent[key] = _Seen(record, at)
-        self._index(key, block)
+        self._index(key)
+
+    def writing(self, key: str, value: bytes | None, block: Block) -> None:
+        """A block is about to be written by this process: seen in the store, it need not be decoded and checked."""
+        self._writing[key] = value, block
+
+    def written(self, key: str) -> None:
+        """That is over, and the outcome was seen."""
+        self._writing.pop(key, None)
 
     def _effective(self, key: str) -> KeyValue | None:
         seen = self._recent.get(key)
         return seen.record if seen else self._stored.get(key)
 
-    def _index(self, key: str, block: Block | None = None) -> None:
+    def _index(self, key: str) -> None:
         if key.startswith(keys.IPAM_HANDLES):
             self._index_handle(key)
         elif key.startswith(keys.IPAM_BLOCKS):
-            self._index_block(key, block)
+            self._index_block(key)
         elif key.startswith(keys.IPAM_POOLS):
             self._index_pool(key)
         elif key == keys.IPAM_CONFIG:
@@ -199,7 +205,7 @@ class View:
             pool = self._pool_of_block(cidr, known.value)
             self.index.update(cidr, (pool, pool), (False, None), (True, known.value))
 
-    def _index_block(self, key: str, made: Block | None) -> None:
+    def _index_block(self, key: str) -> None:
         record = self._effective(key)
         try:
             cidr = keys.parse_block(key)
@@ -212,8 +218,10 @@ class View:
             return
         new: Known[Block] = Known(None, 0)
         if record:
-            block = made or _decoded(Block, record)
-            if block and not made and (wrong := blocks.problems(block)):
+            value, made = self._writing.get(key, (None, None))
+            ours = made is not None and value == record.value
+            block = made if ours else _decoded(Block, record)
+            if block and not ours and (wrong := blocks.problems(block)):
                 log.error("block %s is damaged and not used: %s", cidr, "; ".join(wrong))
                 block = None
             new = Known(block, record.mod_revision)
