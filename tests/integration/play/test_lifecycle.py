@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -125,6 +126,20 @@ def test_nodes_and_namespaces_come_and_go(idle: Arena, pods: str, tmp_path: Path
     idle.muslin("play", pods, str(file))
     assert idle.muslin("delete", "-f", str(file)).splitlines() == ["Node node-1 is not there",
                                                                    "Namespace shop is not there"]
+
+
+def test_a_pod_is_played_with_the_address_it_asks_for(idle: Arena, tmp_path: Path) -> None:
+    """Its annotation is honoured though its ADD follows at once; sticky, it comes back to the next pod of the name."""
+    file = tmp_path / "pod.yaml"
+    text = PODS.split("---")[0]
+    named = ("{name: one, annotations: {cni.projectcalico.org/ipAddrs: '[\"192.168.77.7\"]', "
+             "muslin.dev/sticky-addresses: 5m}}")
+    for metadata in (named, "{name: one}"):
+        file.write_text(text.replace("{name: one}", metadata))
+        idle.muslin("play", str(file), "--keep")
+        shown = json.loads(idle.run("ip", "netns", "exec", "muslin-default.one", "ip", "-j", "-4", "address"))
+        assert [a["local"] for link in shown for a in link["addr_info"] if link["ifname"] == "eth0"] == ["192.168.77.7"]
+        idle.muslin("delete", "-f", str(file))
 
 
 def assert_idle(machine: Arena, before: set[int]) -> None:
