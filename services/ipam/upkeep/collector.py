@@ -3,7 +3,8 @@
 A handle is garbage when no source claims its attachment. That alone proves little: an ADD under way has its address
 before it has its endpoint record. So a handle must
 
-- be older than the grace period, by its own time or by how long it has been watched, for clocks differ;
+- be older than the grace period, by its own time or by how long it has been watched, for clocks differ; or its node
+  is gone;
 - be seen unclaimed and unchanged twice, with more time between than an ADD can take, by this process' own clock;
 - be unclaimed still when it is read anew, together with the claims, at the moment it is freed;
 - hold only addresses that nobody else claims either: all of them are freed, or none.
@@ -132,15 +133,15 @@ class Collector:
         return findings
 
     def _handle(self, suspect: Suspect, gone: bool, seen: _Seen, now: Now) -> Finding | None:
-        watched = now.monotonic - seen.at.monotonic
+        watched, wait = now.monotonic - seen.at.monotonic, min(self.rules.grace, ADD_LIMIT)
         if suspect.kept_until_ms:
             if now.wall_ms < suspect.kept_until_ms and watched < suspect.sticky:
                 return None  # a clock that was wrong when it was written must not keep it forever
             reason, wait, ripe = "kept for the return of its pod, which did not come in time", 0.0, True
         elif gone:
-            reason, wait, ripe = f"no attachment claims it, and its node {suspect.node} is gone", 0.0, True
+            reason, ripe = f"no attachment claims it, and its node {suspect.node} is gone", True
         else:
-            reason, wait = "no attachment claims it", min(self.rules.grace, ADD_LIMIT)
+            reason = "no attachment claims it"
             ripe = (now.wall_ms - suspect.created_ms) / 1000 >= self.rules.grace or watched >= self.rules.grace
         if not suspect.held:
             reason += "; it holds no address"

@@ -124,7 +124,7 @@ async def quiet(processes: tuple[EtcdServer, Service, Service], by_hand: Service
 async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
     """Wait for what the services do by themselves, in their own time: there is no event to wait for."""
     async with asyncio.timeout(seconds):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110  see above
             await asyncio.sleep(0.05)
 
 
@@ -217,7 +217,6 @@ class TestGC:
         await quiet.ipam.create_pool("other", "10.9.0.0/24")
         try:
             await quiet.ipam.assign(2, "n1")
-            block, = [b for b in await quiet.ipam.blocks("n1")]
             key = keys.handle("net", "c3", "eth0")
             await quiet.etcd.put(key, json.dumps({
                 "network": "net", "container_id": "c3", "ifname": "eth0", "node": "n1",
@@ -226,7 +225,6 @@ class TestGC:
             with pytest.raises(Corrupt, match="c3"):
                 await quiet.gc([])
             assert await quiet.held() == {"net/c3/eth0"}
-            assert block.cidr
         finally:
             for left in (keys.handle("net", "c3", "eth0"), keys.block("10.9.0.0/26")):
                 await quiet.etcd.delete(left)
