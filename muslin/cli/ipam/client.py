@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["LONG", "QUICK", "Client", "connected"]
 
 QUICK = 15.0
 """Seconds for a request that reads or writes a few records."""
+CONNECT = 2.0
+"""Seconds for connecting."""
 LONG = 300.0
 """Seconds for one that goes through all of them."""
 
@@ -31,7 +34,7 @@ class Client:
 
     def __init__(self, ipam: grpc.aio.Channel, endpoint: grpc.aio.Channel) -> None:
         self.stub = ipam_pb2_grpc.IpamStub(ipam)
-        self._endpoints = endpoint_pb2_grpc.EndpointsStub(endpoint)
+        self._endpoint = endpoint
 
     async def pools(self) -> list[ipam_pb2.Pool]:
         """All pools, by name."""
@@ -57,9 +60,11 @@ class Client:
 
     async def endpoint(self, attachment: cni_pb2.Attachment) -> endpoint_pb2.WorkloadEndpoint | None:
         """The endpoint record of an attachment, None if there is none."""
+        await _reached(self._endpoint)
+        endpoints = endpoint_pb2_grpc.EndpointsStub(self._endpoint)
         try:
             with translated("endpoint: get"):
-                answer = await self._endpoints.Get(endpoint_pb2.GetRequest(attachment=attachment), timeout=QUICK)
+                answer = await endpoints.Get(endpoint_pb2.GetRequest(attachment=attachment), timeout=QUICK)
         except NotFound:
             return None
         return answer.endpoint
@@ -74,4 +79,17 @@ async def connected(where: Where) -> AsyncIterator[Client]:
         places = Places(where.run, Path(require_up(where.run).state))
         ipam, endpoint = places.target("ipam"), places.target("endpoint")
     async with AsyncExitStack() as stack:
-        yield Client(await stack.enter_async_context(channel(ipam)), await stack.enter_async_context(channel(endpoint)))
+        opened = [await stack.enter_async_context(channel(to)) for to in (ipam, endpoint)]
+        await _reached(opened[0])
+        yield Client(*opened)
+
+
+async def _reached(connection: grpc.aio.Channel) -> None:
+    """Wait for the connection: a channel's single attempt is too short for a busy machine.
+
+    Why there is none, the first request says.
+    """
+    try:
+        await asyncio.wait_for(connection.channel_ready(), CONNECT)
+    except TimeoutError:
+        pass

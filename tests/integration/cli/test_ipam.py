@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from muslin.etcd import keys
 from muslin.rpc import channel
 from tests.support.arena import Arena
 
@@ -32,6 +34,18 @@ spec: {containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
 """
 
 
+DAMAGE = """
+import asyncio, sys
+from muslin.etcd import Etcd
+async def main(endpoint, *damaged):
+    etcd = Etcd([endpoint])
+    for key in damaged:
+        await etcd.put(key, b'{"half')
+    await etcd.aclose()
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
 class Machine(Arena):
     """A machine with two pods, and shorthands."""
 
@@ -45,6 +59,10 @@ class Machine(Arena):
         """Run a command that asks, and answer it."""
         return subprocess.run(self.command("sh", "-c", f"{self.muslin_command} ipam \"$@\"", "sh", *argv), input=answer,
                               capture_output=True, text=True, check=False, timeout=60)
+
+    def damage(self, damaged: Sequence[str]) -> None:
+        """Make records unreadable, in etcd itself."""
+        self.run(sys.executable, "-c", DAMAGE, self.json("status")["etcd"], *damaged)
 
     @property
     def target(self) -> str:
@@ -232,6 +250,23 @@ def test_what_was_released_in_use_is_reported_and_rebuilt(machine: Machine) -> N
     assert machine.ipam("check", code=1)
     done = machine.ipam("rebuild", "--apply").splitlines()
     assert done[:-1] == planned[:-1]
+    assert machine.ipam("check").endswith("2 allocated, 2 in use, no problems\n")
+    assert machine.addresses() == before
+
+
+def test_a_damaged_store_is_reported_line_by_line_and_rebuilt(machine: Machine) -> None:
+    """A handle and its block that do not decode: a line each; then all is as before."""
+    before = machine.addresses()
+    [handle] = [item for item in machine.shown("show", "--handles")["handles"] if item["pod"] == "two"]
+    block = handle["held"][0]["block"]
+    attachment = handle["attachment"]
+    damaged = [keys.handle(attachment["network"], attachment["container_id"], attachment["ifname"]), keys.block(block)]
+    machine.damage(damaged)
+    lines = machine.ipam("check", code=1).splitlines()
+    for key in damaged:
+        assert [line for line in lines if line.startswith(f"undecodable: {key}: ")], lines
+    assert lines[-1].endswith(" problems")
+    machine.ipam("rebuild", "--apply")
     assert machine.ipam("check").endswith("2 allocated, 2 in use, no problems\n")
     assert machine.addresses() == before
 
