@@ -15,6 +15,9 @@ from services.ipam.blocks import Block
 from services.ipam.clock import Clock
 from services.ipam.reservations import Reservations, Reserved
 
+STATES = ("full", "partial", "empty", "orphaned", "leaving", "damaged")
+"""What a block can be to those who look for an address."""
+
 
 @dataclass
 class Tally:
@@ -27,7 +30,7 @@ class Tally:
     idle: dict[str, None] = field(default_factory=dict)
     """CIDRs of the blocks that are nobody's and hold nothing: a node may claim them."""
     states: Counter[str] = field(default_factory=Counter)
-    """Blocks by state: full, partial, empty, orphaned, leaving, damaged."""
+    """Blocks by state, one of `STATES`."""
     used: int = 0
     """Addresses held."""
     waiting: set[str] = field(default_factory=set)

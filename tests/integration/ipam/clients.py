@@ -85,6 +85,33 @@ class Client:
         answer = await self.ipam.ListHandles(ipam_pb2.ListHandlesRequest(node=node), timeout=10)
         return list(answer.handles)
 
+    async def both(self, number: int, node: str = "n1") -> list[str]:
+        request = ipam_pb2.AssignRequest(attachment=attachment(number), node=node, families=[4, 6])
+        with rpc.translated("assign"):
+            answer = await self.ipam.Assign(request, timeout=10)
+        return list(answer.handle.addresses)
+
+    async def configure(self, config: ipam_pb2.Config) -> None:
+        with rpc.translated("configure"):
+            await self.ipam.SetConfig(ipam_pb2.SetConfigRequest(config=config), timeout=10)
+
+    async def reserve(self, name: str, *cidrs: str) -> tuple[list[str], list[str]]:
+        """The ranges as stored, and the addresses of them that are held."""
+        request = ipam_pb2.CreateReservationRequest(reservation=ipam_pb2.Reservation(name=name, cidrs=cidrs))
+        with rpc.translated("reserve"):
+            answer = await self.ipam.CreateReservation(request, timeout=10)
+        return list(answer.reservation.cidrs), list(answer.held)
+
+    async def unreserve(self, name: str) -> None:
+        with rpc.translated("unreserve"):
+            await self.ipam.DeleteReservation(ipam_pb2.DeleteReservationRequest(name=name), timeout=10)
+
+    async def release_affinity(self, node: str, cidr: str = "") -> tuple[list[str], list[str]]:
+        """The blocks deleted, and those that are nobody's now."""
+        with rpc.translated("release affinity"):
+            answer = await self.ipam.ReleaseAffinity(ipam_pb2.ReleaseAffinityRequest(node=node, cidr=cidr), timeout=10)
+        return list(answer.deleted), list(answer.orphaned)
+
     async def add(self, call: cni_pb2.Call, **metadata: str) -> result.Result:
         with rpc.translated("ADD"):
             answer = await self.plugin.Add(cni_pb2.AddRequest(call=call), timeout=10,

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
 
+from muslin.api.ipam.v1 import ipam_pb2
 from muslin.errors import Exhausted, FailedPrecondition
 from muslin.etcd import Etcd, keys
 from tests.integration.ipam.clients import Client, identity, outcome
@@ -77,6 +78,7 @@ async def test_thirty_two_nodes_for_sixteen_blocks(etcd: EtcdServer, clients: li
     async with Etcd([etcd.endpoint]) as store:
         await ipam_invariants.check(store, {identity(n): answer for n, answer in enumerate(answers)})
         assert len((await store.range(keys.IPAM_AFFINITIES)).items) == 16
+        assert [block.affinity for block in blocks] == [ipam_pb2.Block.AFFINITY_CONFIRMED] * 16
 
 
 async def test_one_node_against_itself(etcd: EtcdServer, clients: list[Client]) -> None:
@@ -136,3 +138,91 @@ async def test_a_pool_is_deleted_or_serves_never_both(etcd: EtcdServer, clients:
             for n in range(4):
                 await clients[2].release(n)
             await outcome(clients[0].delete_pool(name))
+
+
+async def test_a_limit_on_blocks_holds_against_all_processes(etcd: EtcdServer, clients: list[Client]) -> None:
+    """One node, three processes, blocks of one address: no more are claimed than allowed, the rest is refused."""
+    await only(clients, "ones", "10.0.0.0/24", 32)
+    await clients[0].configure(ipam_pb2.Config(max_blocks_per_node=5, strict_affinity=True))
+    answers = await asyncio.gather(*(outcome(clients[n % 3].assign(n)) for n in range(24)))
+    held = {identity(n): answer for n, answer in enumerate(answers) if isinstance(answer, str)}
+    assert len(held) == len(await clients[0].blocks("n1")) == 5
+    assert all("5 of at most 5 blocks" in answer.message for answer in answers if isinstance(answer, Exhausted))
+    async with Etcd([etcd.endpoint]) as store:
+        await ipam_invariants.check(store, held)
+
+
+async def test_release_against_another_s_create(etcd: EtcdServer, clients: list[Client]) -> None:
+    """The node's block gives up its last address while another process assigns from it."""
+    await only(clients, "small", "10.0.0.0/28", 30)
+    async with Etcd([etcd.endpoint]) as store:
+        for _ in range(12):
+            await clients[0].assign(1)
+            _, address = await asyncio.gather(clients[1].release(1), clients[2].assign(2))
+            await ipam_invariants.check(store, {identity(2): address})
+            await clients[0].release(2)
+
+
+async def test_an_affinity_is_given_up_or_used_never_both(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Empty blocks are deleted while addresses are asked for: an address is in a block that is there."""
+    await only(clients, "small", "10.0.0.0/28", 30)
+    async with Etcd([etcd.endpoint]) as store:
+        for turn in range(12):
+            await clients[0].assign(0)
+            await clients[0].release(0)
+            (_, orphaned), answers = await asyncio.gather(
+                clients[1].release_affinity("n1"), asyncio.gather(*(clients[n % 3].assign(n) for n in (1, 2))))
+            await ipam_invariants.check(store, {identity(n): answer for n, answer in enumerate(answers, 1)})
+            blocks = {block.cidr: block for block in await clients[2].blocks()}
+            for cidr in orphaned:
+                assert blocks[cidr].node in ("", "n1"), "nobody's, or claimed again once it was empty"
+            for n in (1, 2):
+                await clients[turn % 3].release(n)
+            await clients[0].release_affinity("n1")
+            assert await clients[1].release_affinity("n1") == ([], [])
+
+
+async def test_a_block_is_claimed_while_it_is_being_deleted(etcd: EtcdServer, clients: list[Client]) -> None:
+    """The only block there is goes from node to node; every address is in a block that belongs to someone."""
+    await only(clients, "one", "10.0.0.0/30", 30)
+    async with Etcd([etcd.endpoint]) as store:
+        for turn in range(12):
+            before, after = f"n{turn}", f"n{turn + 1}"
+            if turn == 0:
+                await clients[0].assign(0, before)
+                await clients[0].release(0)
+            _, address = await asyncio.gather(clients[1].release_affinity(before), clients[2].assign(1, after))
+            await ipam_invariants.check(store, {identity(1): address})
+            await clients[0].release(1)
+            for node in (before, after):
+                await clients[0].release_affinity(node)
+            await clients[0].assign(0, after)
+            await clients[0].release(0)
+
+
+async def test_a_reservation_and_its_addresses_are_never_both_new(etcd: EtcdServer, clients: list[Client]) -> None:
+    """What a reservation says is held was given before it; nothing of it is given after."""
+    await only(clients, "small", "10.0.0.0/29", 30)
+    for _ in range(8):
+        (_, held), answers = await asyncio.gather(
+            clients[0].reserve("half", "10.0.0.0/30"),
+            asyncio.gather(*(outcome(clients[1 + n % 2].assign(n)) for n in range(6))))
+        given = [answer for answer in answers if isinstance(answer, str)]
+        reserved = {f"10.0.0.{n}" for n in range(4)}
+        assert set(given) & reserved == set(held)
+        for n in range(6):
+            await clients[2].release(n)
+        await clients[1].unreserve("half")
+
+
+async def test_one_of_each_family_or_none(etcd: EtcdServer, clients: list[Client]) -> None:
+    """Eight want both families, of which one has four addresses: four get both, four get nothing."""
+    await only(clients, "four", "10.0.0.0/29", 30)
+    await clients[0].create_pool("six", "fd00::/126", 127)
+    answers = await asyncio.gather(*(outcome(clients[n % 3].both(n)) for n in range(8)))
+    given = [answer for answer in answers if isinstance(answer, list)]
+    assert len(given) == 4
+    assert sum(isinstance(answer, Exhausted) for answer in answers) == 4
+    assert {len(addresses) for addresses in given} == {2}
+    listed = await clients[0].pools()
+    assert (listed["four"].used, listed["six"].used) == (4, 4)

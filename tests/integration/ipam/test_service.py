@@ -188,7 +188,10 @@ async def test_metrics_count_what_was_done(etcd: EtcdServer) -> None:
         lines = await asyncio.to_thread(scrape, port)
     for line in ("muslin_ipam_assigned_total 3.0", "muslin_ipam_released_total 1.0",
                  'muslin_ipam_pool_used_addresses{pool="default"} 2.0',
-                 'muslin_ipam_pool_addresses{pool="default"} 65536.0'):
+                 'muslin_ipam_pool_addresses{pool="default"} 65536.0',
+                 'muslin_ipam_pool_cooling_addresses{pool="default"} 1.0',
+                 'muslin_ipam_pool_blocks{pool="default",state="partial"} 1.0',
+                 'muslin_ipam_pool_blocks{pool="default",state="full"} 0.0'):
         assert line in lines
 
 
