@@ -10,23 +10,28 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from muslin.errors import Corrupt
 from muslin.etcd import KeyValue, keys
 from muslin.etcd.mirror import Change
 from services.ipam import blocks, store
 from services.ipam.blocks import Block
+from services.ipam.config import Config
 from services.ipam.handles import Handle
 from services.ipam.pools import Pool
+from services.ipam.reservations import Reservations
 from services.ipam.upkeep import metrics
 
 log = logging.getLogger(__name__)
 
-_SLICE = 500
-"""Records looked at before others get their turn."""
+_SLICE, _PAUSE = 500, 0.01
+"""Records looked at before others get their turn, and seconds of that: at the start there may be very many."""
 
-_KINDS: Mapping[str, tuple[str, type[Pool] | type[Block] | type[Handle] | type[store.Affinity]]] = {
+_KINDS: Mapping[str, tuple[str, type[msgspec.Struct]]] = {
     keys.IPAM_POOLS: ("pool", Pool), keys.IPAM_BLOCKS: ("block", Block), keys.IPAM_HANDLES: ("handle", Handle),
-    keys.IPAM_AFFINITIES: ("affinity", store.Affinity)}
+    keys.IPAM_AFFINITIES: ("affinity", store.Affinity), keys.IPAM_RESERVATIONS: ("reservations", Reservations),
+    keys.IPAM_CONFIG: ("config", Config)}
 
 
 def fault(record: KeyValue) -> tuple[str, str]:
@@ -69,7 +74,7 @@ class Damage:
                 for key in list(self._touched)[:_SLICE]:
                     del self._touched[key]
                     self._look(key)
-                await asyncio.sleep(0)
+                await asyncio.sleep(_PAUSE)
 
     def _look(self, key: str) -> None:
         record, before = self._records.get(key), self._found.pop(key, "")

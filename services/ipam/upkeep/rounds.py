@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 """Handles that are read anew and freed side by side."""
+_TURN = 2000
+"""Records that are looked at before others get a turn."""
 _CALL = 5.0
 """Seconds for one read or write."""
 _SNAPSHOT = 60.0
@@ -119,7 +121,7 @@ class Rounds:
         known: Mapping[str, Claim] = claims.combined(source.known for source in self._sources)
         for source in self._sources:
             metrics.CLAIMS.labels(source.name).set(len(source.known))
-        doubtful = list(suspects(mirror.items, known))
+        doubtful = await suspects(mirror.items, known)
         gone = self._gone(doubtful)
         empty = list(empties(self._stored.view, gone))
         findings = self._collector.look(doubtful, empty, gone, now)
@@ -197,16 +199,23 @@ class Rounds:
         return True
 
 
-def suspects(records: Mapping[str, KeyValue], claimed: Mapping[str, Claim]) -> Iterator[Suspect]:
+async def suspects(records: Mapping[str, KeyValue], claimed: Mapping[str, Claim]) -> list[Suspect]:
     """The handles that are not claimed; damaged ones are left to the checker."""
-    for key, record in records.items():
-        if key.startswith(keys.IPAM_HANDLES) and key.removeprefix(keys.IPAM_HANDLES) not in claimed:
-            try:
-                handle = store.decode(Handle, key, record.value)
-            except Corrupt:
-                continue
-            yield Suspect(handle.identity, record.mod_revision, handle.node, handle.addresses, handle.created_ms,
-                          handle.kept_until_ms, handle.sticky)
+    found = []
+    for number, key in enumerate(list(records)):
+        if number % _TURN == 0:
+            await asyncio.sleep(0)  # there may be very many
+        if not key.startswith(keys.IPAM_HANDLES) or key.removeprefix(keys.IPAM_HANDLES) in claimed:
+            continue
+        if (record := records.get(key)) is None:
+            continue
+        try:
+            handle = store.decode(Handle, key, record.value)
+        except Corrupt:
+            continue
+        found.append(Suspect(handle.identity, record.mod_revision, handle.node, handle.addresses, handle.created_ms,
+                             handle.kept_until_ms, handle.sticky))
+    return found
 
 
 def empties(view: View, gone: frozenset[str]) -> Iterator[Empty]:

@@ -161,6 +161,18 @@ class TestCollector:
 
         await until(leak_is_gone)
 
+    async def test_an_endpoint_record_that_does_not_decode_still_protects_its_address(self, world: World) -> None:
+        await world.attach(1)
+        await world.etcd.put(keys.endpoint("net", "c1", "eth0"), b"\xff")
+        await world.ipam.assign(2)
+
+        async def leak_is_gone() -> bool:
+            return identity(2) not in await world.held()
+
+        await until(leak_is_gone)
+        await asyncio.sleep(1)  # several more rounds
+        assert await world.held() == {identity(1)}
+
     async def test_a_handle_without_an_address_is_collected(self, world: World) -> None:
         await world.attach(1)
         key = keys.handle("net", "c9", "eth0")
@@ -259,6 +271,8 @@ class TestCheck:
         assert Kind.KIND_NOT_ALLOCATED in kinds or Kind.KIND_HANDLE_WITHOUT_ADDRESS in kinds
         assert Kind.KIND_NOT_IN_USE not in kinds
 
+        assert await quiet.ipam.assign(6) not in live.values(), "nothing is given from what can not be read"
+        await quiet.ipam.release(6)
         said = await quiet.rebuild(dry_run=True)
         assert said
         assert (await quiet.etcd.get(keys.block(one))).value == b"\xff{not json"  # type: ignore[union-attr]  # it is there
@@ -299,3 +313,34 @@ class TestCheck:
                 setattr(stale, field, value)
             with pytest.raises(FailedPrecondition):
                 await quiet.release(stale)
+
+    async def test_a_rebuild_while_others_assign_and_release_takes_nothing_from_anybody(self, quiet: World) -> None:
+        live = {number: await quiet.attach(number) for number in range(4)}
+        cidr = (await quiet.ipam.blocks())[0].cidr
+        stop = asyncio.Event()
+
+        async def churn(first: int) -> dict[int, str]:
+            mine: dict[int, str] = {}
+            number = first
+            while not stop.is_set():
+                number += 10
+                mine[number] = await quiet.attach(number, f"n{first % 3}")
+                if len(mine) > 5:
+                    gone = next(iter(mine))
+                    del mine[gone]
+                    await quiet.endpoint.delete(endpoint_clients.call(gone, f"p{gone}", CONF))
+                    await quiet.ipam.release(gone)
+            return mine
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(churn(first)) for first in range(100, 104)]
+            for _ in range(3):
+                await quiet.etcd.put(keys.block(cidr), b"damaged")
+                await quiet.rebuild()
+                await asyncio.sleep(0.2)
+            stop.set()
+        for task in tasks:
+            live |= task.result()
+        assert await quiet.rebuild() == []
+        await ipam_invariants.check(quiet.etcd, {identity(number): address for number, address in live.items()})
+        assert list((await quiet.check()).problems) == []

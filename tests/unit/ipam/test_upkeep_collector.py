@@ -147,8 +147,11 @@ EVENTS = st.sampled_from(("nothing", "add", "whole add", "delete"))
 
 
 class Collection(RuleBasedStateMachine):
-    """ADDs and DELs that may stop anywhere, clocks that are an hour off, a copy of the claims that lags, a round whose
-    steps lie far apart: an address that somebody uses, or is about to, is never freed."""
+    """An address that somebody uses, or is about to, is never freed.
+
+    ADDs and DELs may stop anywhere, clocks are an hour off, the copy of the claims lags, and others act between the
+    steps of a round.
+    """
 
     NAME = "net/a/eth0"
 
