@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 from google.protobuf.message import Message
 
 __all__ = ["plain", "plains", "structured"]
@@ -17,7 +17,7 @@ def plain(message: Message) -> dict[str, Any]:
     Names are the API's. Numbers are numbers (protobuf's own JSON makes strings of 64-bit ones), enumerators their
     names, messages and optional fields that are not set None.
     """
-    return {field.name: _value(message, field) for field in message.DESCRIPTOR.fields}
+    return {name: value(message) for name, value in _fields(message)}
 
 
 def plains(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -28,24 +28,38 @@ def plains(messages: Iterable[Message]) -> list[dict[str, Any]]:
 def structured(value: object, form: str) -> str:
     """Plain values as `json` or `yaml`."""
     if form == "json":
-        return json.dumps(value, indent=2, ensure_ascii=False)
+        return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     import yaml  # nothing else here needs it
-    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the quick one is there where libyaml is
+    text: str = yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True)
     return text.rstrip("\n")
 
 
-def _value(message: Message, field: Any) -> Any:  # Any: two descriptor types, of which one is published
+_Fields = tuple[tuple[str, Callable[[Any], Any]], ...]
+_KNOWN: dict[str, _Fields] = {}
+
+
+def _fields(message: Message) -> _Fields:
+    """Names of a message's fields and how each is read; looked up once, as there can be very many messages."""
+    kind = message.DESCRIPTOR
+    if (known := _KNOWN.get(kind.full_name)) is None:
+        known = _KNOWN[kind.full_name] = tuple((field.name, _reader(field)) for field in kind.fields)
+    return known
+
+
+def _reader(field: Any) -> Callable[[Any], Any]:  # Any: two descriptor types, of which one is published
+    name, single = field.name, _single(field)
     if field.is_repeated:
-        return [_single(item, field) for item in getattr(message, field.name)]
-    if field.has_presence and not message.HasField(field.name):
-        return None
-    return _single(getattr(message, field.name), field)
+        return lambda message: list(map(single, getattr(message, name)))
+    if field.has_presence:
+        return lambda message: single(getattr(message, name)) if message.HasField(name) else None
+    return lambda message: single(getattr(message, name))
 
 
-def _single(value: Any, field: Any) -> Any:
+def _single(field: Any) -> Callable[[Any], Any]:
     if field.message_type is not None:
-        return plain(value)
+        return plain
     if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known else value
-    return value
+        names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
+        return lambda value: names.get(value, value)
+    return lambda value: value
