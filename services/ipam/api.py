@@ -118,7 +118,10 @@ class Api(UpkeepApi):
         """Give an attachment its addresses."""
         app = self._app
         namespace = app.inventory.namespace(request.namespace) if request.namespace else None
-        wanted = requests.of_message(request, namespace, app.inventory.node(request.node), app.view.pools())
+        node = app.inventory.node(request.node)
+        handle = handles.of(request.attachment, request.node, request.namespace, request.pod)
+        wanted = requests.repeatable(handle, app.view.handle(handle.identity).value, lambda: requests.of_message(
+            request, namespace, node, app.view.pools()))
         held = await app.allocator.assign(wanted, remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
                  ",".join(a.address for a in held.addresses))

@@ -14,9 +14,9 @@ from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig
-from muslin.errors import MuslinError, Unsupported
+from muslin.errors import Unsupported
 from muslin.rpc import node_of
-from services.ipam import handles, ranges, requests
+from services.ipam import handles, requests
 from services.ipam.deadline import remaining
 from services.ipam.handles import Handle, Request
 from services.ipam.inventory import PATIENCE
@@ -66,19 +66,9 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
             elif pod is None:
                 log.info("the pod is not known, nor its annotations: pod=%s/%s attachment=%s", call.namespace, call.pod,
                          handle.identity)
-        try:
-            return requests.of_call(handle, call.conf, call.args, pod, inventory.namespace(call.namespace),
-                                    inventory.node(handle.node), tuple(app.view.pools()))
-        except MuslinError as problem:
-            # Whoever asks again is answered as before, whatever has been changed meanwhile.
-            held = app.view.handle(handle.identity).value
-            if held is None or held.kept_until_ms:
-                raise
-            log.warning("attachment=%s holds its addresses, and would not get them again: %s", handle.identity,
-                        problem.message)
-            addresses = tuple(a.address for a in held.addresses)
-            return Request(handle, tuple(ranges.number(address)[1] for address in addresses), addresses,
-                           sticky_seconds=held.sticky)
+        namespace, node = inventory.namespace(call.namespace), inventory.node(handle.node)
+        return requests.repeatable(handle, app.view.handle(handle.identity).value, lambda: requests.of_call(
+            handle, call.conf, call.args, pod, namespace, node, app.view.pools()))
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
         """Free what exactly this attachment holds; nothing held is a success."""

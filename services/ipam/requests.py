@@ -14,15 +14,15 @@ Families: `ipam.assign_ipv4` and `ipam.assign_ipv6`. All of those asked for are 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.cni.netconf import Ipam, NetConf
-from muslin.errors import Exhausted, InvalidArgument
+from muslin.errors import Exhausted, InvalidArgument, MuslinError
 from muslin.selectors import parse
-from services.ipam import handles, pools
+from services.ipam import handles, pools, ranges
 from services.ipam.annotations import ADDRESSES, LONGEST_STICKY, POOLS, Said, check_supported, short, sticky, strings
 from services.ipam.handles import Handle, Request
 from services.ipam.inventory import Namespace, Node, Pod
@@ -121,6 +121,22 @@ def of_message(asked: ipam_pb2.AssignRequest, namespace: Namespace | None, node:
     return Request(handle, families, tuple(address for address, _ in specific.values()),
                    _resolved(preferred, Place(handle.node, handle.namespace, node, namespace), existing),
                    asked.sticky_seconds)
+
+
+def repeatable(handle: Handle, held: Handle | None, ask: Callable[[], Request]) -> Request:
+    """What `ask` makes of a call. If that raises, and the attachment holds addresses already, a request for these.
+
+    Whoever asks again is answered as before, whatever has become of pools, labels and annotations meanwhile. `held` is
+    the attachment's handle, as far as that is known; addresses that are kept for a pod's return are nobody's now.
+    """
+    try:
+        return ask()
+    except MuslinError:
+        if held is None or held.kept_until_ms:
+            raise
+        addresses = tuple(a.address for a in held.addresses)
+        return Request(handle, tuple(ranges.number(address)[1] for address in addresses), addresses,
+                       sticky_seconds=held.sticky)
 
 
 def _assigned(conf: Ipam) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -263,6 +265,7 @@ async def test_the_api_asks_likewise(world: World) -> None:
     assert len(await assign(3, families=[4, 6])) == 2
     with pytest.raises(InvalidArgument, match="ipv4_pools: pool gold does not serve namespace iron"):
         await assign(4, ipv4_pools=["gold"])
+    assert await assign(1, ipv4_pools=["gold"]) == [address], "asking again is answered as before"
 
 
 async def test_addresses_are_given_while_the_endpoint_service_is_away(world: World) -> None:
@@ -294,6 +297,20 @@ async def test_addresses_are_given_while_the_endpoint_service_is_away(world: Wor
         async with asyncio.timeout(15):
             while not await current():  # noqa: ASYNC110  ADD does not say when the inventory is followed again
                 await asyncio.sleep(0.05)
+
+
+async def test_addresses_are_given_while_the_endpoint_service_is_frozen(world: World) -> None:
+    """It answers nothing and closes nothing: a pod that is not known is waited for a moment and no longer."""
+    await world.noted("thawed", {ADDRESSES[0]: '["10.0.206.1"]'})
+    assert await world.add("thawed") == ["10.0.206.1"]
+    os.kill(world.endpoint.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert await world.add("thawed") == ["10.0.206.1"]
+        assert len(await world.add("never-heard-of")) == 1
+        assert time.monotonic() - began < PATIENCE + 5, "a busy machine's margin; its own deadline would be 10 s"
+    finally:
+        os.kill(world.endpoint.pid, signal.SIGCONT)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

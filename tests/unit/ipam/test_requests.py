@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2
@@ -15,7 +16,7 @@ from muslin.cni import netconf
 from muslin.errors import Exhausted, InvalidArgument, MuslinError, Unsupported
 from services.ipam import requests
 from services.ipam.annotations import ADDRESSES, NO_IPAM, POOLS, STICKY
-from services.ipam.handles import Handle, Request
+from services.ipam.handles import Address, Handle, Request
 from services.ipam.inventory import Namespace, Node, Pod
 from services.ipam.pools import Pool, make
 
@@ -214,6 +215,20 @@ def test_errors_stay_short_whatever_was_written() -> None:
         with pytest.raises(MuslinError) as raised:
             ask(**asked, existing=many)
         assert len(raised.value.message) < 4096
+
+
+def test_what_is_held_already_is_what_asking_again_is_about() -> None:
+    """If it can not be asked for any more; unless it is only kept for the pod's return."""
+    def refused() -> Request:
+        raise InvalidArgument("the pool is disabled")
+
+    addresses = (Address("10.0.0.1", "10.0.0.0/26", 1), Address("fd00::1", "fd00::/122", 2))
+    held = replace(HANDLE, addresses=addresses, sticky=60)
+    assert requests.repeatable(HANDLE, held, refused) == Request(HANDLE, (4, 6), ("10.0.0.1", "fd00::1"), {}, 60)
+    assert requests.repeatable(HANDLE, held, ask) == ask()
+    for nothing in (None, replace(held, kept_until_ms=1)):
+        with pytest.raises(InvalidArgument, match="the pool is disabled"):
+            requests.repeatable(HANDLE, nothing, refused)
 
 
 ATTACHMENT = cni_pb2.Attachment(network="net", container_id="c1", ifname="eth0")
