@@ -5,13 +5,22 @@ Each figure is the minimum, median and maximum of some tries in milliseconds; tr
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import os
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
+import grpc
+
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.ipam.v1 import ipam_pb2_grpc
 from services.node import actual
 from services.node.attachment import Attachment
 from services.node.enforce import table
@@ -116,7 +125,68 @@ def transactions(groups: int, members: int, policies: int, rules: int, endpoints
         say("one pod back, its stage known or not", [enforce(Claim(pod(n).attachment, f"mus{n}")) for n in range(10)])
 
 
+SERVICE = """
+import asyncio, sys, grpc, uvloop
+from muslin import rpc
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.ipam.v1 import ipam_pb2_grpc
+from services.node.forward import Forwarder
+
+class Plugin(ipam_pb2_grpc.PluginServicer):
+    async def Add(self, request, context):
+        return cni_pb2.AddResponse(result=request.call.config)
+
+async def main():
+    server = grpc.aio.server(interceptors=[rpc.interceptor.Around()] if len(sys.argv) > 2 else [])
+    if len(sys.argv) > 2:
+        server.add_generic_rpc_handlers((Forwarder("n1", {"muslin.ipam.v1": rpc.channel(sys.argv[2])}),))
+    else:
+        ipam_pb2_grpc.add_PluginServicer_to_server(Plugin(), server)
+    server.add_insecure_port(sys.argv[1])
+    await server.start()
+    await server.wait_for_termination()
+
+uvloop.run(main())
+"""
+
+
+def used(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def passing(directory: str) -> None:
+    """A call to a service, and the same passed on by the node's forwarder with all that surrounds it, in turn."""
+    print()  # noqa: T201
+    direct, through = (f"unix:{directory}/{name}.sock" for name in ("service", "node"))
+    processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", SERVICE, *arguments)
+                 for arguments in ((direct,), (through, direct))]
+    channels = {"direct": grpc.aio.insecure_channel(direct), "passed on": grpc.aio.insecure_channel(through)}
+    request = cni_pb2.AddRequest(call=cni_pb2.Call(container_id="c", config=bytes(400)))
+    spent: dict[str, list[float]] = {name: [] for name in channels}
+    try:
+        for number in range(2500):
+            for name, channel in channels.items():
+                stub: ipam_pb2_grpc.PluginAsyncStub = ipam_pb2_grpc.PluginStub(channel)
+                began = time.perf_counter()
+                await stub.Add(request, timeout=10, wait_for_ready=True)
+                if number >= 500:
+                    spent[name].append(time.perf_counter() - began)
+        for name, seconds in spent.items():
+            say(f"a call, {name}", seconds)
+        say("CPU of the daemon for each call, its start included", [used(processes[1].pid) / 2500])
+    finally:
+        for channel in channels.values():
+            await channel.close()
+        for process in processes:
+            process.terminate()
+            await process.wait()
+
+
 def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(passing(directory))
     print(f"{'milliseconds':<72} {'min':>8} {'median':>8} {'max':>8}")  # noqa: T201
     wiring(45)
     transactions(0, 0, 100, 5, 100)
