@@ -43,6 +43,9 @@ class Kept:
         self._entries: dict[str, Entry] = {}
         self._pods: dict[Pod, dict[str, None]] = {}
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def put(self, handle: Handle, revision: int) -> None:
         """A handle is kept."""
         identity, since = handle.identity, self._clock.passed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 
@@ -85,6 +86,8 @@ class IpamApp(App):
                 await asyncio.wait_for(self._mirror.ready.wait(), _LOOK)
                 await admin.create_first(self._etcd, self._default)
                 self._prepared = True
+                # What was read lives long, and there may be very much of it: collections need not look at it again.
+                gc.freeze()
             except TimeoutError:
                 continue
             except MuslinError as problem:

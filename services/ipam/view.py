@@ -48,6 +48,7 @@ class _Seen(NamedTuple):
 
 _KEPT = b'"kept_until_ms"'
 """Is in the record of a handle if, and only if, it is kept: defaults are not written."""
+_COUNTED = (keys.IPAM_HANDLES, keys.IPAM_BLOCKS)
 
 
 class View:
@@ -141,7 +142,13 @@ class View:
         for key in overtaken:
             del self._recent[key]
         # Pools and reservations first: blocks are counted by them, and all are counted anew when they change.
-        for key in sorted({*touched, *overtaken}, key=_is_block):
+        later = []
+        for key in {*touched, *overtaken}:
+            if key.startswith(_COUNTED):
+                later.append(key)
+            else:
+                self._index(key)
+        for key in later:
             self._index(key)
 
     def see(self, key: str, record: KeyValue | None, at: int) -> None:
@@ -178,10 +185,12 @@ class View:
             self._recount()
 
     def _index_handle(self, key: str) -> None:
-        record = self._effective(key)
-        if record and _KEPT in record.value and (handle := _decoded(Handle, record)) and handle.kept_until_ms:
+        seen = self._recent.get(key)  # as in `_effective`, which would take its time for each of very many
+        record = seen.record if seen else self._stored.get(key)
+        handle = _decoded(Handle, record) if record is not None and _KEPT in record.value else None
+        if record and handle and handle.kept_until_ms:
             self.kept.put(handle, record.mod_revision)
-        else:
+        elif self.kept:
             self.kept.drop(key.removeprefix(keys.IPAM_HANDLES))
 
     def _index_pool(self, key: str) -> None:
@@ -237,10 +246,6 @@ class View:
     def _cool_down(self, pool: str) -> float:
         known = self._pools.get(pool)
         return known.value.cool_down if known and known.value else pools.COOL_DOWN
-
-
-def _is_block(key: str) -> bool:
-    return key.startswith((keys.IPAM_BLOCKS, keys.IPAM_HANDLES))
 
 
 def _known(kind: type[store.Record], record: KeyValue | None) -> Known[store.Record]:
