@@ -142,9 +142,9 @@ def play(files: tuple[str, ...], conf: str | None, bin_dirs: tuple[str, ...], ke
          output: str) -> NoReturn:
     """Play kubelet: make pods from Kubernetes YAML, and probe who reaches whom with real packets.
 
-    FILEs are YAML files or directories of Namespaces, Pods and NetworkPolicies. Each Pod gets a network namespace and
-    is attached by the CNI plugin, with a small listener on each of its container ports. Then every pair of pods is
-    probed on every port, and each result compared with what Explain says: a difference is exit code 3. Needs
+    FILEs are YAML files or directories of Namespaces, Nodes, Pods and NetworkPolicies. Each Pod gets a network
+    namespace and is attached by the CNI plugin, with a small listener on each of its container ports. Then every pair
+    of pods is probed on every port, and each result compared with what Explain says: a difference is exit code 3. Needs
     `muslin up`.
     """
     from muslin.cli import interrupt
@@ -175,7 +175,7 @@ def probe(watch: bool, run_dir: Path, output: str) -> NoReturn:
 @_run_dir
 @_root
 def apply(files: tuple[str, ...], run_dir: Path) -> None:
-    """Create or change Namespaces, NetworkPolicies and the labels of Pods; in force within a second."""
+    """Create or change Namespaces, Nodes, NetworkPolicies and what is known of Pods; in force within a second."""
     from muslin.cli import change, interrupt
     interrupt.run(change.apply(run_dir.absolute(), files))
 

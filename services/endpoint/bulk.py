@@ -12,8 +12,10 @@ from services.endpoint.store import Read, Store
 
 Item = TypeVar("Item")
 
-AT_ONCE = 32
-"""Records in one transaction: their annotations may be long, and etcd takes 1.5 MB."""
+AT_ONCE = 64
+"""Records in one transaction, at most: it reads each of them, too, and etcd takes 128 operations of a kind."""
+BYTES = 1_000_000
+"""Size of the records of one transaction, at most: etcd takes 1.5 MB, and their annotations may be long."""
 
 
 async def put(store: Store, records: Sequence[Listed]) -> int:
@@ -23,7 +25,8 @@ async def put(store: Store, records: Sequence[Listed]) -> int:
         Conflict, Unavailable, TimedOut: not known to be done; ask again.
     """
     revision = 0
-    for some in chunks(records, AT_ONCE):
+    encoded = [(codec.key_of(record), codec.encode(record)) for record in records]
+    for some in bundles(encoded):
         revision = await store.transact(_putting(some)) or revision
     return revision
 
@@ -38,6 +41,20 @@ async def delete(store: Store, stored_at: Sequence[str]) -> None:
         await store.transact(_deleting(some))
 
 
+def bundles(encoded: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """Keys and values in order, as many at a time as fit into one transaction; one that is too long goes alone."""
+    some: list[tuple[str, bytes]] = []
+    size = 0
+    for key, value in encoded:
+        if some and (len(some) == AT_ONCE or size + len(value) > BYTES):
+            yield some
+            some, size = [], 0
+        some.append((key, value))
+        size += len(value)
+    if some:
+        yield some
+
+
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """The items in order, `size` or fewer at a time."""
     rest = iter(items)
@@ -45,10 +62,9 @@ def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield some
 
 
-def _putting(records: Sequence[Listed]) -> Callable[[Read], Mapping[str, bytes | None]]:
+def _putting(encoded: Sequence[tuple[str, bytes]]) -> Callable[[Read], Mapping[str, bytes | None]]:
     def decide(read: Read) -> Mapping[str, bytes | None]:
-        wanted = {codec.key_of(record): codec.encode(record) for record in records}
-        return {key: value for key, value in wanted.items() if (item := read(key)) is None or item.value != value}
+        return {key: value for key, value in encoded if (item := read(key)) is None or item.value != value}
     return decide
 
 
