@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from muslin import rpc
 from muslin.api.endpoint.v1 import endpoint_pb2_grpc
-from muslin.api.ipam.v1 import ipam_pb2_grpc
-from muslin.etcd import Etcd, keys
+from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from muslin.etcd import Etcd
 from tests.support.etcd import EtcdCluster, EtcdServer
 from tests.support.etcd_faults import Line
 from tests.support.service import Service
@@ -135,9 +134,8 @@ async def world(members: int) -> AsyncIterator[World]:
         made = World(cluster, services, lines, etcd)
         for channel in [*(each.channel for each in made.ipams), *(each.channel for each in made.endpoints)]:
             stack.push_async_callback(channel.close)
-        record = await etcd.get(keys.pool("default"))
-        assert record
-        await etcd.put(record.key, json.dumps({**json.loads(record.value), "cool_down": COOL_DOWN}).encode())
+        await made.ipams[0].api.UpdatePool(ipam_pb2.UpdatePoolRequest(name="default", cool_down_seconds=COOL_DOWN),
+                                           timeout=20)
         yield made
 
 
