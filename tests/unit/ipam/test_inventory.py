@@ -9,13 +9,13 @@ import pytest
 from muslin.api.endpoint.v1 import endpoint_pb2
 from services.ipam.inventory import Inventory, Namespace, Node, Pod
 
-Change, Response = endpoint_pb2.InventoryChange, endpoint_pb2.WatchInventoryResponse
+Change = endpoint_pb2.InventoryChange
+Response = endpoint_pb2.WatchInventoryResponse
 LONG = 30.0
 
 
-def pod(name: str, uid: str = "", gone: bool = False, **annotations: str) -> Change:
-    keys = {key.replace("__", "/"): value for key, value in annotations.items()}
-    return Change(deleted=gone, pod=endpoint_pb2.Pod(namespace="ns", name=name, uid=uid, annotations=keys))
+def pod(name: str, uid: str = "", gone: bool = False, annotations: dict[str, str] | None = None) -> Change:
+    return Change(deleted=gone, pod=endpoint_pb2.Pod(namespace="ns", name=name, uid=uid, annotations=annotations))
 
 
 def synced(*changes: Change) -> Inventory:
@@ -31,7 +31,7 @@ def test_what_is_known() -> None:
     assert not made.synced
     made.begin()
     made.take(Response(changes=[
-        pod("a", "u", **{"muslin.dev/x": "1", "cni.projectcalico.org/y": "2", "other.example/z": "3"}),
+        pod("a", "u", annotations={"muslin.dev/x": "1", "cni.projectcalico.org/y": "2", "other.example/z": "3"}),
         Change(namespace=endpoint_pb2.Namespace(name="ns", labels={"l": "1"}, annotations={"muslin.dev/x": "1"})),
         Change(node=endpoint_pb2.Node(name="n", labels={"l": "2"})), Change()]))
     assert not made.synced, "the snapshot is not complete"
