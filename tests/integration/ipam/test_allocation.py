@@ -232,3 +232,25 @@ async def test_a_node_is_not_removed_while_that_it_is_unused_is_not_known(client
     with pytest.raises(FailedPrecondition):
         await remove_node(client, "n1")
     assert len(await client.handles()) == 1
+
+
+async def test_a_node_that_is_gone_is_removed(etcd: EtcdServer) -> None:
+    """What it held is freed, what was kept for its pods too; its blocks go, but for one that another node uses."""
+    with Service("endpoint", "--etcd", etcd.endpoint) as endpoint, Service(
+            "ipam", "--etcd", etcd.endpoint, "--endpoint", endpoint.target, "--pool", "10.9.0.0/16") as process:
+        async with Client(process.target) as client, Etcd([etcd.endpoint]) as store:
+            await client.create_pool("small", "10.0.0.0/29", 30)
+            await client.delete_pool("default")
+            mine = [await client.assign(number, "gone") for number in range(5)]  # both blocks
+            mine += (await assign(client, 5, "gone", pod="db-0", sticky_seconds=600)).addresses
+            await client.release(5)
+            lent = await client.assign(6, "alive")
+            removed = await remove_node(client, "gone")
+            assert set(removed.addresses) == set(mine)
+            assert len(removed.blocks) == 1
+            block, = await client.blocks()
+            assert (block.node, block.affinity, block.used) == ("", ipam_pb2.Block.AFFINITY_NONE, 1)
+            await ipam_invariants.check(store, {identity(6): lent})
+            assert await remove_node(client, "gone") == ipam_pb2.RemoveNodeResponse(), "again"
+            await client.assign(7, "alive")
+            await ipam_invariants.check(store)
