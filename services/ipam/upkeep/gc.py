@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from muslin.errors import Corrupt, InvalidArgument
 from services.ipam.handles import Handle
@@ -43,7 +43,10 @@ def _pairs(key: str, listed: object) -> Iterator[tuple[str, str]]:
         yield container_id, ifname
 
 
-def stale(handles: Iterable[Handle], node: str, alive: frozenset[tuple[str, str]]) -> list[Handle]:
-    """The handles of a node that the runtime does not list."""
-    return [handle for handle in handles
-            if handle.node == node and (handle.container_id, handle.ifname) not in alive]
+def stale(handle: Handle, node: str, alive: frozenset[tuple[str, str]]) -> bool:
+    """Whether a handle is of an attachment of the node that the runtime does not list.
+
+    One that is kept for the return of its pod is of no attachment any more; its time is the collector's business.
+    """
+    return (handle.node == node and not handle.kept_until_ms
+            and (handle.container_id, handle.ifname) not in alive)

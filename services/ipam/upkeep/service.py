@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from muslin.errors import FailedPrecondition, InvalidArgument, MuslinError, from_status
-from muslin.etcd import keys
+from muslin.errors import FailedPrecondition, MuslinError, from_status
+from muslin.etcd import KeyValue, keys
 from muslin.etcd.mirror import Mirror
 from muslin.tasks import TaskSet
 from services.ipam import store
@@ -27,6 +27,8 @@ COLLECT_INTERVAL = 60.0
 
 _SNAPSHOT = 60.0
 _GC_AT_ONCE = 16
+_GC_CALL = 5.0
+"""Seconds for freeing one attachment."""
 _GC_NAMED = 5
 """Failures that the answer to GC names."""
 
@@ -85,39 +87,40 @@ class Upkeep:
         alive = gc.valid(config)
         if alive is None:
             return
-        if "/" in network or not network:
-            raise InvalidArgument(f"name {network!r} must not be empty or hold '/'")
-        failures: list[str] = []
-        first: MuslinError | None = None
-        handles: dict[str, Handle] = {}
-        records = {}
+        stale = await self._stale(network, node, alive)
+        failures: list[tuple[str, MuslinError]] = []
+        gate = asyncio.Semaphore(_GC_AT_ONCE)
+
+        async def free(handle: Handle, record: KeyValue) -> None:
+            async with gate:
+                try:
+                    if handle.sticky:  # its pod may come back for them
+                        freed = await self._stored.allocator.release(handle.identity, _GC_CALL)
+                    else:
+                        freed = await surgery.remove_handle(self._stored.etcd, record, self.clock.wall_ms()) or ()
+                except MuslinError as problem:
+                    failures.append((handle.identity, problem))
+                else:
+                    log.info("GC attachment=%s node=%s addresses=%s", handle.identity, node, ",".join(freed) or "none")
+
+        await asyncio.gather(*(free(handle, record) for handle, record in stale))
+        if failures:
+            named = "; ".join(f"{identity}: {problem.message}" for identity, problem in failures[:_GC_NAMED])
+            more = f"; and {len(failures) - _GC_NAMED} more" if len(failures) > _GC_NAMED else ""
+            raise from_status(failures[0][1].status, f"GC freed {len(stale) - len(failures)} of {len(stale)} "
+                              f"attachments; not freed: {named}{more}")
+
+    async def _stale(self, network: str, node: str, alive: frozenset[tuple[str, str]]) -> list[tuple[Handle, KeyValue]]:
+        found = []
         for record in (await self._stored.etcd.range(keys.handles_of(network))).items:
             try:
                 handle = store.decode(Handle, record.key, record.value)
             except MuslinError as problem:
                 log.warning("GC leaves a record alone: %s", problem.message)
                 continue
-            handles[handle.identity], records[handle.identity] = handle, record
-        gate = asyncio.Semaphore(_GC_AT_ONCE)
-
-        async def free(handle: Handle) -> None:
-            nonlocal first
-            async with gate:
-                try:
-                    freed = await surgery.remove_handle(self._stored.etcd, records[handle.identity],
-                                                        self.clock.wall_ms())
-                except MuslinError as problem:
-                    first = first or problem
-                    failures.append(f"{handle.identity}: {problem.message}")
-                    return
-            log.info("GC attachment=%s node=%s addresses=%s", handle.identity, node, ",".join(freed or ()) or "none")
-
-        stale = [handle for handle in gc.stale(handles.values(), node, alive) if not handle.kept_until_ms]
-        await asyncio.gather(*map(free, stale))
-        if first:
-            more = f", and {len(failures) - _GC_NAMED} more" if len(failures) > _GC_NAMED else ""
-            raise from_status(first.status, f"GC freed {len(stale) - len(failures)} of {len(stale)} attachments; not "
-                              f"freed: {'; '.join(failures[:_GC_NAMED])}{more}")
+            if gc.stale(handle, node, alive):
+                found.append((handle, record))
+        return found
 
 
 def endpoint_sources(target: str | None) -> tuple[Source, ...]:
