@@ -16,6 +16,7 @@ import grpc
 from muslin import rpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.etcd.backoff import Backoff
+from services.ipam import metrics
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class Inventory:
         """The stream has ended."""
         self.trouble = f"{self._target}: {problem}"
         self._settled = True
+        metrics.INVENTORY_SYNCED.set(0)
         self._announce()
 
     def take(self, response: endpoint_pb2.WatchInventoryResponse) -> None:
@@ -163,6 +165,7 @@ class Inventory:
                 for key in self._known.keys() - self._seen:
                     self._forget(key)
             self._seen, self._settled, self.trouble = None, True, ""
+            metrics.INVENTORY_SYNCED.set(1)
         self._announce()
 
     def _forget(self, key: Key) -> None:

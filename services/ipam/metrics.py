@@ -20,6 +20,8 @@ UNKNOWN = Counter("muslin_ipam_unknown_total", "Transactions whose outcome was n
 EXHAUSTED = Counter("muslin_ipam_exhausted_total", "Requests refused because no address was left.")
 BATCH = Histogram("muslin_ipam_batch_requests", "Requests committed by one transaction.",
                   buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+INVENTORY_SYNCED = Gauge("muslin_ipam_inventory_synced",
+                         "1 while pods, namespaces and nodes are followed, 0 while what was known last counts.")
 POOL_USED = Gauge("muslin_ipam_pool_used_addresses", "Addresses in use, by pool.", ["pool"])
 POOL_SIZE = Gauge("muslin_ipam_pool_addresses", "Addresses of a pool.", ["pool"])
 POOL_DAMAGED = Gauge("muslin_ipam_pool_damaged_blocks", "Blocks that can not be used, by pool.", ["pool"])
