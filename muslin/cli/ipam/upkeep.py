@@ -83,6 +83,7 @@ async def release(where: Where, form: str, targets: Sequence[str], confirm: Call
 
     Raises:
         NotFound: an address that nobody holds.
+        FailedPrecondition: one that is kept for its pod's return, or has no handle.
     """
     async with connected(where) as client:
         attachments = [await _attachment(client, target) for target in targets]
@@ -136,6 +137,9 @@ async def _attachment(client: Client, target: str) -> cni_pb2.Attachment:
         return cni_pb2.Attachment(network=parts[0], container_id=parts[1], ifname=parts[2])
     found = await client.lookup(target)
     if found.HasField("handle"):
+        if until := found.handle.kept_until_ms:
+            raise FailedPrecondition(f"{target} is kept for the return of pod {views.pod(found.handle)} until "
+                                     f"{views.when(until)}, and freed then")
         return found.handle.attachment
     if found.HasField("slot") and not found.slot.released_ms:
         raise FailedPrecondition(f"{target} is held by {found.slot.handle}, whose handle is not there; repair that "

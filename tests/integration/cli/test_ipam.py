@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +284,39 @@ def test_nodes_give_up_blocks_and_are_removed(machine: Machine) -> None:
     assert machine.ipam("remove-node", "ghost") == "node ghost held nothing\n"
     assert "node1" in machine.ipam("remove-node", "node1", code=1)
     assert machine.ipam("check").endswith("no problems\n")
+
+
+def test_a_terminal_gets_colour_in_its_width_and_a_pipe_neither(machine: Machine) -> None:
+    """Of 80 columns; NO_COLOR is honoured."""
+    colour = re.compile(r"\033\[[0-9;]*m")
+    command = machine.command(sys.executable, "-m", "muslin.cli.main", "ipam", "show", "--blocks", "--handles")
+    shown = on_terminal(command, {"TERM": "xterm"})
+    assert colour.search(shown)
+    assert max(map(len, colour.sub("", shown).splitlines())) <= 80
+    assert not colour.search(on_terminal(command, {"TERM": "xterm", "NO_COLOR": "1"}))
+    piped = machine.ipam("show", "--blocks", "--handles")
+    assert not colour.search(piped)
+    assert max(map(len, piped.splitlines())) > 80
+
+
+def on_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """What a program prints on a terminal of 80 columns."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "TERM")}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, env=variables | environment)
+    os.close(theirs)
+    found = b""
+    try:
+        while part := os.read(ours, 65536):
+            found += part
+    except OSError as error:
+        if error.errno != errno.EIO:  # what a terminal says once nobody has its other end
+            raise
+    finally:
+        os.close(ours)
+    assert process.wait(30) == 0
+    return found.decode()
 
 
 def test_names_are_completed(machine: Machine) -> None:
