@@ -143,7 +143,9 @@ class Allocator:
         Raises:
             Unavailable, TimedOut: the store can not be asked.
         """
-        await self._current(())
+        # A store without space takes no writes, and can be read: what is known is then as new as the watch has it.
+        with suppress(Exhausted):
+            await self._current(())
 
     async def _submit(self, request: Asked, node: str, timeout: float) -> Outcome:
         # What still goes on for this attachment, its caller may be gone, comes first: all of it in one lane.
@@ -339,6 +341,10 @@ class Allocator:
             await self._current([handle_key(w.request.identity) for w in short])
         except (Unavailable, TimedOut) as problem:
             await self._pause(short, problem)
+            return
+        except MuslinError as problem:
+            for waiting in short:
+                _fail(waiting, problem)
             return
         for waiting in short:
             waiting.confirmed = True

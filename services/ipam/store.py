@@ -96,5 +96,6 @@ def key_of(record: msgspec.Struct) -> str | None:
 
 @lru_cache(maxsize=8192)
 def handle_key(identity: str) -> str:
-    """The key of the handle with an identity."""
-    return keys.handle(*identity.split("/"))
+    """The key of the handle with an identity. Raises InvalidArgument if it can not be one."""
+    network, _, rest = identity.partition("/")
+    return keys.handle(network, *rest.partition("/")[::2])

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from muslin.errors import Corrupt
+from muslin.errors import Corrupt, InvalidArgument
 from muslin.etcd import keys
 from muslin.etcd.values import KeyValue
 from services.ipam import blocks, pools, ranges, store
@@ -118,8 +118,12 @@ class View:
         return self._reservations
 
     def handle(self, identity: str) -> Known[Handle]:
-        """A handle by identity."""
-        return _known(Handle, self._effective(store.handle_key(identity)))
+        """A handle by identity; there is none of what can not be an identity, whatever a damaged block says."""
+        try:
+            key = store.handle_key(identity)
+        except InvalidArgument:
+            return Known(None, 0)
+        return _known(Handle, self._effective(key))
 
     def handles(self) -> Iterator[tuple[str, Known[Handle]]]:
         """Key and record of every handle; they are decoded one by one, on the way."""

@@ -415,3 +415,10 @@ def test_records_without_the_newer_fields_are_read() -> None:
     assert addresses(give(replica, ask(1))) == ["10.0.0.0"]
     assert addresses(give(replica, ask(2))) == ["10.0.0.1"]
     assert free(replica, 1) == ("10.0.0.0",)
+
+
+@pytest.mark.parametrize("identity", ["", "garbage", "a/b", "a//c", "a/b/c/d"])
+def test_what_can_not_be_an_identity_has_no_handle(replica: Replica, identity: str) -> None:
+    """A block may name one, however it was damaged."""
+    known = replica.view.handle(identity)
+    assert (known.value, known.revision) == (None, 0)
