@@ -45,7 +45,8 @@ class NodeApp(rpc.App):
         self._enforcer = Enforcer(self._nft, self._prefixes)
         self._kernel = Kernel()
         self._channels = {service: rpc.channel(target) for service, target in self._targets.items()}
-        plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments)  # type: ignore[abstract]  # see there
+        plugin = Plugin(  # type: ignore[abstract]  # see there
+            self.node, self._kernel, self._enforcer, self.attachments, self._prefixes)
         node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         node_pb2_grpc.add_NodeServicer_to_server(NodeServer(self), server)
         forwarder = Forwarder(self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()})
@@ -59,13 +60,13 @@ class NodeApp(rpc.App):
             KernelError: netlink or nf_tables can not be used; root is needed.
         """
         self._readiness = readiness
-        kernel = readiness.part("kernel")
         for name in await self._kernel.remove_unfinished():
             log.info("removed veth %s, which an earlier run did not finish", name)
         for attachment, link in (await self._kernel.owned()).items():
             self.attachments.add(attachment, link.name)
-        await self._enforcer.start(Claim(a, interface) for a, interface in self.attachments.interfaces.items())
-        kernel.set(True, f"{len(self.attachments.interfaces)} attachments adopted")
+        claims = [Claim(*wired) for wired in self.attachments.interfaces.items()]
+        await self._enforcer.start(claims, readiness.part("kernel"))
+        log.info("adopted attachments=%d", len(claims))
         for channel in self._channels.values():
             channel.get_state(try_to_connect=True)  # warm before the first pod needs it
         self.tasks.spawn("enforcer", self._enforcer.run())

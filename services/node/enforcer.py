@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from muslin.rpc import Part
 from services.node.attachment import Attachment
 from services.node.enforce.state import Claim, Event, State
 from services.node.netlink.network import IPAddress
@@ -52,19 +53,24 @@ class Enforcer:
         self._taken: list[_Pending] = []  # by the writer, and not in the kernel yet
         self._waiters: list[_Waiter] = []
         self._wake = asyncio.Event()
+        self._part: Part | None = None
 
     @property
     def revision(self) -> int:
         """Revision of the program in the kernel; 0 before the first."""
         return self._writer.kernel.program.revision
 
-    async def start(self, claims: Iterable[Claim]) -> None:
+    async def start(self, claims: Iterable[Claim], part: Part) -> None:
         """Adopt what is wired already. Where there is no table, make one that drops all of it until policy is in.
+
+        `part` is told from now on whether the kernel takes what it is given.
 
         Raises:
             KernelError: nf_tables can not be used.
         """
         await self._off_loop(lambda: self._writer.start(claims))
+        self._part = part
+        part.set(True)
 
     def submit(self, event: Event) -> asyncio.Future[None]:
         """Take an event. The result is there once the kernel has it, or at once if nothing is enforced yet.
@@ -134,6 +140,8 @@ class Enforcer:
                 self._taken.append(pending)
             elif not pending.done.done():
                 pending.done.set_exception(failure)
+        if self._part is not None:
+            self._part.set(not self._writer.refusal, self._writer.refusal)
         if self._out_of_order:
             return
         taken, self._taken = self._taken, []

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -141,8 +141,11 @@ def answer(result: Result, wiring: Wiring, mtu: int) -> Result:
 class Plugin(node_pb2_grpc.PluginServicer):
     """muslin.node.v1.Plugin. Verbs that are not here answer UNIMPLEMENTED, as the generated class has it."""
 
-    def __init__(self, node: str, kernel: Kernel, enforcer: Enforcer, attachments: Attachments) -> None:
+    def __init__(self, node: str, kernel: Kernel, enforcer: Enforcer, attachments: Attachments,
+                 prefixes: Sequence[str]) -> None:
+        """`prefixes` begin the names of interfaces that pass nothing before their policy is in."""
         self._node = node
+        self._prefixes = tuple(prefixes)
         self._kernel = kernel
         self._enforcer = enforcer
         self._attachments = attachments
@@ -151,6 +154,10 @@ class Plugin(node_pb2_grpc.PluginServicer):
         """Wire the pod and return once its policy is in the kernel."""
         invocation = Invocation.parse(request.call, self._node)
         wiring = wiring_of(invocation)
+        if not wiring.host_interface.startswith(self._prefixes):
+            raise FailedPrecondition(
+                f"host interface {wiring.host_interface} begins with none of {', '.join(self._prefixes)}, so it would "
+                "pass packets before its policy is in: start this daemon with --interface-prefix for it")
         remaining = context.time_remaining()
         deadline = (asyncio.get_running_loop().time()
                     + max(0.0, (ADD_SECONDS if remaining is None else remaining) - MARGIN_SECONDS))

@@ -37,6 +37,7 @@ class Writer:
         kernel: what the kernel has, as far as `known`.
         synchronised: whether a snapshot has come; nothing is written before.
         known: whether the table is as `kernel` says, so that a difference can be committed.
+        refusal: why the kernel refused the last write, for people; empty if it did not.
     """
 
     def __init__(self, nft: Nftables, prefixes: Sequence[str]) -> None:
@@ -47,6 +48,7 @@ class Writer:
         self.kernel = State()
         self.synchronised = False
         self.known = False
+        self.refusal = ""
         self._generation = 0  # of the ruleset, if nobody else changed any of it since our last transaction
 
     def start(self, claims: Iterable[Claim]) -> None:
@@ -101,10 +103,10 @@ class Writer:
             if not (self.known and self._changed(changed)):
                 self._anew()
         except MuslinError as error:
-            self.known = False
-            log.error("the kernel refuses the table, and keeps the one it has: %s", error)  # noqa: TRY400  it says it
+            self.known, self.refusal = False, f"the kernel refuses the table, and keeps the one it has: {error}"
+            log.error("%s", self.refusal)  # noqa: TRY400  a traceback would say less
         else:
-            self.known = True
+            self.known, self.refusal = True, ""
             self.kernel = self.desired
             metrics.REVISION.set(self.kernel.program.revision)
             metrics.ENDPOINTS.set(len(self.kernel.stages))

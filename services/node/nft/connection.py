@@ -59,8 +59,11 @@ class Nftables(Socket):
     def __init__(self, namespace: str | os.PathLike[str] | None = None) -> None:
         """Open it. Raises as Socket does."""
         super().__init__(_NETLINK_NETFILTER, namespace)
-        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        try:
+            for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        except PermissionError:
+            pass  # who may not do this may do nothing here: the first request says so better
 
     def commit(self, messages: Sequence[Message]) -> None:
         """Do all or nothing; packets see the state before or the state after.

@@ -16,7 +16,7 @@ from muslin import netns
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.policy.v1 import policy_pb2
 from muslin.cni.result import IPConfig, Route
-from muslin.errors import AlreadyExists, InvalidArgument, TimedOut
+from muslin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, TimedOut
 from services.node.netlink import links
 from services.node.netlink.attributes import be32, text
 from services.node.netlink.connection import Connection
@@ -297,6 +297,9 @@ async def test_a_table_that_somebody_owns_is_taken_back_when_it_is_free(node: No
             with pytest.raises(TimedOut, match="the kernel refuses the program"):
                 await node.daemon.add(call("b", two, "10.0.0.2", "musb"), timeout=2)
             assert node.links() == {"musa"}
+            parts = {part.name: part for part in (await node.daemon.status()).parts}
+            assert not parts["kernel"].ready
+            assert "Operation not permitted" in parts["kernel"].message
         await node.daemon.add(call("b", two, "10.0.0.2", "musb"))
         assert reaches(one, "10.0.0.2", 80)
 
@@ -322,6 +325,24 @@ async def test_a_network_name_too_long_for_an_alias_is_refused(node: Node) -> No
         with pytest.raises(InvalidArgument, match="name"):
             await node.daemon.add(mine)
         assert node.links() == set()
+
+
+async def test_an_interface_that_would_not_be_dropped_before_its_policy_is_refused(node: Node) -> None:
+    node.programs.snapshot = program(("a", "10.0.0.1", "veth1"))
+    with namespace("pod") as pod:
+        with pytest.raises(FailedPrecondition, match="--interface-prefix"):
+            await node.daemon.add(call("a", pod, "10.0.0.1", "veth1"))
+        assert node.links() == set()
+
+
+async def test_without_privileges_it_says_so_and_ends(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", sys.executable, "-m", "services.node",
+        "--listen", f"unix:{tmp_path}/run/muslin.sock", stderr=asyncio.subprocess.PIPE)
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert b"can not start: list tables: Operation not permitted" in errors
+    assert b"Traceback" not in errors
 
 
 async def test_cleanup_takes_out_what_is_ours_and_nothing_else(node: Node) -> None:
