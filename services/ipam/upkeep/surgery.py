@@ -32,11 +32,12 @@ async def remove_handle(etcd: Etcd, record: KeyValue, now_ms: int) -> tuple[str,
         Conflict, Unavailable, TimedOut: not known to be done.
     """
     handle = store.decode(Handle, record.key, record.value)
+    pod = f"{handle.namespace}/{handle.pod}" if handle.pod else ""
     for attempt in range(_ATTEMPTS):
         edit = _Edit([unchanged(record.key, record.mod_revision)], [Delete(record.key)])
         for cidr in {held.block for held in handle.addresses}:
             await _without(etcd, cidr, [(a.address, Held(handle.identity, a.sequence)) for a in handle.addresses
-                                        if a.block == cidr], edit, now_ms)
+                                        if a.block == cidr], edit, now_ms, pod)
         if (await etcd.txn(edit.compares, edit.writes)).succeeded:
             metrics.RELEASED.inc(len(edit.freed))
             return tuple(edit.freed)
@@ -75,7 +76,7 @@ def _names(handle: Handle, cidr: str, address: str, sequence: int) -> bool:
 
 
 async def _without(etcd: Etcd, cidr: str, slots: Iterable[tuple[str, Held]], edit: _Edit,
-                   now_ms: int) -> None:
+                   now_ms: int, pod: str = "") -> None:
     """Add to a transaction what frees those slots of a block that are exactly so."""
     record = await etcd.get(keys.block(cidr))
     # Also that there is no such block, or none of these slots in it, must still be so.
@@ -90,7 +91,7 @@ async def _without(etcd: Etcd, cidr: str, slots: Iterable[tuple[str, Held]], edi
         ordinal = blocks.ordinal_of(block, address)
         if ordinal is None:
             continue
-        if after := blocks.release(block, ordinal, held.handle, held.sequence, at_ms=now_ms):
+        if after := blocks.release(block, ordinal, held.handle, held.sequence, at_ms=now_ms, pod=pod):
             block = after
             freed.append(address)
     if freed:

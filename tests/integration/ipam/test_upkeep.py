@@ -161,6 +161,20 @@ class TestCollector:
 
         await until(leak_is_gone)
 
+    async def test_several_collectors_at_once_do_no_harm(
+            self, world: World, processes: tuple[EtcdServer, Service, Service]) -> None:
+        server, _, endpoint = processes
+        with Service("ipam", "--etcd", server.endpoint, "--endpoint", endpoint.target, "--collect-interval", "0.3",
+                     "--collect-grace", "1"):
+            live = {number: await world.attach(number, f"n{number % 3}") for number in range(6)}
+            await asyncio.gather(*(world.ipam.assign(number, f"n{number % 3}") for number in range(10, 40)))
+
+            async def only_live() -> bool:
+                return await world.held() == {identity(number) for number in live}
+
+            await until(only_live)
+            await ipam_invariants.check(world.etcd, {identity(number): address for number, address in live.items()})
+
     async def test_an_endpoint_record_that_does_not_decode_still_protects_its_address(self, world: World) -> None:
         await world.attach(1)
         await world.etcd.put(keys.endpoint("net", "c1", "eth0"), b"\xff")

@@ -52,6 +52,7 @@ class Damaged:
         self.by_hand: Expected = set()
         self.lost: set[str] = set()
         self._blocks: list[Block] = [self.decoded(Block, key) for key in self.under(keys.IPAM_BLOCKS)]
+        self._cut = {block.cidr for block in self._blocks}
         self.random.shuffle(self._blocks)
         self._spared = self._blocks[len(self._blocks) // 2:]  # single addresses are damaged only in these
         del self._blocks[len(self._blocks) // 2:]
@@ -74,6 +75,14 @@ class Damaged:
 
     def found(self) -> Expected:
         return {(line.kind, line.subject) for line in self.problems()}
+
+    def unused(self) -> str:
+        """An address that nobody has, of a block that was never there."""
+        taken = {address for claim in self.claims.values() for address in claim.addresses}
+        cut = self._cut
+        return next(address for number in range(1024)
+                    if (address := f"10.0.{number >> 8}.{number & 255}") not in taken
+                    and f"10.0.{number >> 8}.{number & 248}/29" not in cut)
 
     # What can be done to it; each takes something that nothing was done to before.
 
@@ -152,9 +161,17 @@ class Damaged:
         self.lost.add(other)
 
     def unallocated(self) -> None:
-        address, other = f"10.0.3.{200 + len(self.claims) % 50}", f"net/unknown{self.random.random()}/eth0"
+        address, other = self.unused(), f"net/unknown{self.random.random()}/eth0"
         self.claims[other] = Claim(other, "n9", (address,), revision=1000)
         self.said.add((Kind.KIND_NOT_ALLOCATED, address))
+
+    def endpoint_uses_another(self) -> None:
+        handle = self._handles.pop()
+        old, new = handle.addresses[0].address, self.unused()
+        claim = self.claims[handle.identity]
+        self.claims[handle.identity] = claim._replace(
+            addresses=tuple(new if address == old else address for address in claim.addresses))
+        self.said |= {(Kind.KIND_NOT_IN_USE, old), (Kind.KIND_NOT_ALLOCATED, new)}
 
     def stray(self) -> None:
         self.records.put(keys.IPAM + "v1/blocks/nonsense", b"x")
@@ -165,7 +182,8 @@ DAMAGES: Mapping[str, Callable[[Damaged], None]] = {
     name: getattr(Damaged, name) for name in (
         "block_garbage", "block_invalid", "affinity_missing", "affinity_of_another", "affinity_garbage",
         "handle_garbage", "handle_missing", "handle_of_nothing", "slot_missing", "leak", "double", "outside",
-        "unallocated", "stray")}
+        "unallocated", "endpoint_uses_another",
+        "stray")}
 
 SEEDS = st.integers(0, 2**32)
 HURTS = st.lists(st.sampled_from(sorted(DAMAGES)), max_size=8)
