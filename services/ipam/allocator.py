@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from muslin.errors import Conflict, Corrupt, Exhausted, MuslinError, TimedOut, Unavailable
+from muslin.errors import Conflict, Corrupt, Exhausted, FailedPrecondition, MuslinError, TimedOut, Unavailable
 from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
 from muslin.etcd.mirror import Mirror
 from muslin.tasks import TaskSet
@@ -144,7 +144,7 @@ class Allocator:
             Unavailable, TimedOut: the store can not be asked.
         """
         # A store without space takes no writes, and can be read: what is known is then as new as the watch has it.
-        with suppress(Exhausted):
+        with suppress(FailedPrecondition):
             await self._current(())
 
     async def _submit(self, request: Asked, node: str, timeout: float) -> Outcome:
