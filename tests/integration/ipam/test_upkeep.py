@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -160,6 +162,22 @@ class TestCollector:
             return await world.held() == {identity(1)}
 
         await until(leak_is_gone)
+
+    async def test_nothing_is_freed_while_the_endpoint_service_is_frozen(self, world: World) -> None:
+        """Its watch is open and silent, as if nothing happened; only asking it anew tells."""
+        await world.attach(1)
+        os.kill(world.endpoint_service.pid, signal.SIGSTOP)
+        try:
+            await world.ipam.assign(2)
+            await asyncio.sleep(3)  # many rounds, and longer than grace and interval
+            assert await world.held() == {identity(1), identity(2)}
+        finally:
+            os.kill(world.endpoint_service.pid, signal.SIGCONT)
+
+        async def leak_is_gone() -> bool:
+            return await world.held() == {identity(1)}
+
+        await until(leak_is_gone, 30)
 
     async def test_several_collectors_at_once_do_no_harm(
             self, world: World, processes: tuple[EtcdServer, Service, Service]) -> None:
