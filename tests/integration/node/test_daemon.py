@@ -202,10 +202,14 @@ async def test_forty_at_once(node: Node) -> None:
         await asyncio.gather(*(node.daemon.add(each, timeout=20) for each in calls))
         assert len(node.links()) == 40
         assert reaches(pods[0], "10.0.0.40", 80)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await asyncio.gather(*(node.daemon.delete(each, timeout=20) for each in calls))
-        assert loop.time() - began < 1.0
+
+        async def spent(some: list[cni_pb2.Call]) -> float:
+            began = asyncio.get_running_loop().time()
+            await asyncio.gather(*(node.daemon.delete(each, timeout=20) for each in some))
+            return asyncio.get_running_loop().time() - began
+
+        alone = max([await spent([each]) for each in calls[:3]])
+        assert await spent(calls[3:]) < 15 * alone
         assert node.links() == set()
 
 

@@ -196,19 +196,24 @@ def test_deletion_after_the_namespace_went(host: tuple[Path, Connection]) -> Non
 
 
 def test_forty_deletions_cost_about_one(host: tuple[Path, Connection]) -> None:
-    """Deleted as a group, without a link of anybody else's. One alone takes 15 to 30 ms, forty one by one 600 up."""
-    with namespaces(41, "pod") as pods:
+    """Deleted as a group, without a link of anybody else's."""
+    with namespaces(44, "pod") as pods:
         all_ = [wiring(pod, number) for number, pod in enumerate(pods, 1)]
         for each in all_:
             wire(host[1], each)
-        *most, last = all_
+        *most, first, second, third, last = all_
         command(host[0], "ip", "link", "add", "other", "type", "bridge")
         assert set(owned_links(host[1])) == {each.attachment for each in all_}
-        began = time.perf_counter()
-        unwire(host[1], [(each.attachment, each.host_interface) for each in most])
-        together = time.perf_counter() - began
+
+        def spent(*some: Wiring) -> float:
+            began = time.perf_counter()
+            unwire(host[1], [(each.attachment, each.host_interface) for each in some])
+            return time.perf_counter() - began
+
+        alone = sorted(map(spent, (first, second, third)))[1]
+        together = spent(*most)
         assert names(host[1]) == {last.host_interface, "other"}
-        assert together < 0.4
+        assert together < 10 * alone
 
 
 def test_what_a_killed_daemon_was_making_goes_at_the_next_start(host: tuple[Path, Connection]) -> None:
