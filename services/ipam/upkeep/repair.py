@@ -202,6 +202,6 @@ async def _tried(work: Awaitable[tuple[str, ...] | None]) -> tuple[str, ...] | N
     """What could not be done is left, and must not keep the rest from being done."""
     try:
         return await work
-    except (MuslinError, ValueError) as problem:
+    except (MuslinError, ValueError, TypeError) as problem:  # a report is a file: it may say anything
         log.warning("a line of the report was left alone: %s", problem)
         return None

@@ -12,6 +12,7 @@ from muslin.etcd import Compare, Delete, Etcd, KeyValue, Op, Put, keys, unchange
 from services.ipam import blocks, metrics, store
 from services.ipam.blocks import Block, Held
 from services.ipam.handles import Address, Handle
+from services.ipam.upkeep.inspection import valid_address
 
 _ATTEMPTS = 16
 """Lost races for a block before it is given up: each one means that somebody else got on."""
@@ -88,9 +89,9 @@ async def _without(etcd: Etcd, cidr: str, slots: Iterable[tuple[str, Held]], edi
         raise Corrupt(f"block {cidr} is damaged: {'; '.join(wrong)}")
     freed = []
     for address, held in slots:
-        ordinal = blocks.ordinal_of(block, address)
+        ordinal = blocks.ordinal_of(block, address) if valid_address(address) else None
         if ordinal is None:
-            continue
+            continue  # no block gives it
         if after := blocks.release(block, ordinal, held.handle, held.sequence, at_ms=now_ms, pod=pod):
             block = after
             freed.append(address)

@@ -210,11 +210,17 @@ class TestCollector:
         key = keys.handle("net", "c9", "eth0")
         await world.etcd.put(key, json.dumps({"network": "net", "container_id": "c9", "ifname": "eth0",
                                               "node": "n1"}).encode())
+        cidr = (await world.ipam.blocks())[0].cidr
+        nonsense = keys.handle("net", "c8", "eth0")
+        await world.etcd.put(nonsense, json.dumps({
+            "network": "net", "container_id": "c8", "ifname": "eth0", "node": "n1",
+            "addresses": [{"address": "nonsense", "block": cidr, "sequence": 1}]}).encode())
 
         async def gone() -> bool:
-            return await world.etcd.get(key) is None
+            return await world.etcd.get(key) is None and await world.etcd.get(nonsense) is None
 
         await until(gone)
+        assert await world.held() == {identity(1)}
 
     async def test_a_node_keeps_its_last_block_when_it_is_empty(self, world: World) -> None:
         await world.ipam.assign(1)
@@ -337,6 +343,10 @@ class TestCheck:
     async def test_a_stale_report_is_refused(self, quiet: World) -> None:
         await quiet.attach(1)
         report = await quiet.check()
+        nonsense = ipam_pb2.Problem(kind=Kind.KIND_ADDRESS_WITHOUT_HANDLE, subject="x", handle="y")
+        made_up = ipam_pb2.Report(cluster=report.cluster, revision=report.revision, created_ms=report.created_ms,
+                                  problems=[nonsense])
+        assert list((await quiet.release(made_up)).skipped) == [nonsense]
         for change in ({"cluster": "another"}, {"created_ms": report.created_ms - 1_000_000},
                        {"revision": report.revision + 1_000_000}, {"revision": 0}):
             stale = ipam_pb2.Report()
