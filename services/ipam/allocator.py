@@ -40,6 +40,8 @@ FAILURES = 6
 """Transactions without an answer before a request is given up."""
 CONFLICTS = 64
 """Lost races before a request is given up: each one means that another process got on."""
+_PATIENCE, _PAUSE = 4.0, 0.1
+"""Seconds for which a look at the store is tried again, and between two tries."""
 _REMEMBERED = 10_000
 """Attachments with an unanswered assignment that are remembered for their release."""
 
@@ -143,9 +145,19 @@ class Allocator:
         Raises:
             Unavailable, TimedOut: the store can not be asked.
         """
-        # A store without space takes no writes, and can be read: what is known is then as new as the watch has it.
-        with suppress(FailedPrecondition):
-            await self._current(())
+        ends = asyncio.get_running_loop().time() + _PATIENCE
+        while True:
+            try:
+                # A full store takes no writes, and can be read: what is known is then as new as the watch has it.
+                with suppress(FailedPrecondition):
+                    await self._current(())
+            except (Unavailable, TimedOut):
+                # A member was lost, or the store was replaced and is being read anew: often soon over.
+                if asyncio.get_running_loop().time() > ends:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
 
     async def _submit(self, request: Asked, node: str, timeout: float) -> Outcome:
         # What still goes on for this attachment, its caller may be gone, comes first: all of it in one lane.
