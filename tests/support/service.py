@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,22 +63,27 @@ class Service:
     def wait(self, timeout: float = _START) -> None:
         """Wait until health says SERVING. Raises RuntimeError with its log if it exits, TimeoutError if it is late."""
         deadline = time.monotonic() + timeout
-        with grpc.insecure_channel(self.target, [("grpc.max_reconnect_backoff_ms", 50),
-                                                 ("grpc.initial_reconnect_backoff_ms", 20),
-                                                 ("grpc.min_reconnect_backoff_ms", 20)]) as channel:
+        while not (self._listens() and self._serves()):
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError(f"{self.name} has exited:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} is not ready after {timeout} s:\n{self.tail()}")
+            time.sleep(0.02)  # a process that is starting sends no event
+
+    def _listens(self) -> bool:
+        """Whether it takes connections; a gRPC channel that tried too early would wait before it tries again."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(self.target.removeprefix("unix:")) == 0
+
+    def _serves(self) -> bool:
+        with grpc.insecure_channel(self.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            while True:
-                try:
-                    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # set late
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-                except grpc.RpcError:
-                    pass  # not listening yet
-                time.sleep(0.02)  # a process that is starting sends no event
-                if self._process is None or self._process.poll() is not None:
-                    raise RuntimeError(f"{self.name} has exited:\n{self.tail()}")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{self.name} is not ready after {timeout} s:\n{self.tail()}")
+            try:
+                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]  # set late
+            except grpc.RpcError:
+                return False  # it has just been killed, or frozen
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def tail(self, size: int = 4000) -> str:
         """The end of its log."""

@@ -1,8 +1,14 @@
-"""A clock for processes under test that can be set: `Clock.environment` goes to the process."""
+"""A clock for processes under test that can be set while they run, as an administrator does.
+
+All of a process must see the same time, gRPC's C core too, which turns deadlines by the time of day into waiting. So
+libc's functions are replaced, by a small library that is built with the C compiler that is there.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -12,11 +18,16 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """The time of day of all processes that are started with `environment`; see `sitecustomize` beside this."""
+    """The time of day of all processes that are started with `environment`; the monotonic clock stays as it is."""
+
+    possible = shutil.which("cc") is not None
+    """Whether there is a C compiler."""
 
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="muslin-clock-")
-        self._file = Path(self._directory.name, "offset")
+        self._file, self._library = (Path(self._directory.name, name) for name in ("offset", "clock.so"))
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", self._library, Path(__file__).with_name("clock.c")],
+                       check=True)
         self.move(0)
         return self
 
@@ -27,7 +38,7 @@ class Clock:
     @property
     def environment(self) -> dict[str, str]:
         """What to add to the environment of a process."""
-        return {"PYTHONPATH": str(Path(__file__).parent), "MUSLIN_TEST_CLOCK": str(self._file)}
+        return {"LD_PRELOAD": str(self._library), "MUSLIN_TEST_CLOCK": str(self._file)}
 
     def move(self, seconds: float) -> None:
         """Set the clock to so many seconds ahead of the machine's, or behind it."""
