@@ -18,7 +18,7 @@ from muslin.cni.invocation import Invocation
 from muslin.errors import NotFound, TimedOut, Unavailable
 from muslin.etcd import Etcd, keys
 from muslin.etcd.mirror import Mirror
-from muslin.rpc import App, Part, Readiness, node_of
+from muslin.rpc import App, Part, Readiness, node_of, remaining
 from services.endpoint import bulk, codec, convert
 from services.endpoint.attachments import Attachments
 from services.endpoint.inventory import watch_inventory
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_DEADLINE = 10.0
-"""Seconds for a request whose caller has set no deadline."""
 _LOOK = 0.5
 """Seconds between looks at whether the mirror follows: it announces changes of records, not of its own state."""
 
@@ -93,15 +91,6 @@ class EndpointApp(App):
             raise Unavailable(f"endpoint: the store has not been read yet: {self._mirror.trouble or 'starting'}")
 
 
-def _remaining(context: Context) -> float:
-    """Seconds that a request may take."""
-    if (remaining := context.time_remaining()) is None:
-        return _DEADLINE
-    if remaining <= 0:
-        raise TimedOut("the caller's deadline has passed")
-    return remaining
-
-
 @asynccontextmanager
 async def _within(seconds: float) -> AsyncIterator[None]:
     try:
@@ -121,7 +110,7 @@ class _Plugin(endpoint_pb2_grpc.PluginServicer):
     async def Add(self, request: cni_pb2.AddRequest, context: Context) -> cni_pb2.AddResponse:
         call = Invocation.parse(request.call, "")
         call = dataclasses.replace(call, node=node_of(context, call.conf.nodename))
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             record = await self._app.attachments.add(call)
         log.info("stored attachment=%s node=%s workload=%s addresses=%s", record.identity, record.node,
                  record.workload, ",".join(record.addresses))
@@ -130,7 +119,7 @@ class _Plugin(endpoint_pb2_grpc.PluginServicer):
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
         call = Invocation.parse(request.call, "")
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             there = await self._app.attachments.delete(call.network, call.container_id, call.ifname)
         log.info("removed attachment=%s/%s/%s there=%s", call.network, call.container_id, call.ifname, there)
         return cni_pb2.DelResponse()
@@ -151,7 +140,7 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
 
     async def List(self, request: endpoint_pb2.ListRequest, context: Context) -> endpoint_pb2.ListResponse:
         store = self._app.store
-        await store.current(_remaining(context))
+        await store.current(remaining(context))
         records = ((codec.endpoint(item), item.mod_revision) for item in store.endpoints())
         return endpoint_pb2.ListResponse(revision=store.revision, endpoints=[
             convert.endpoint_message(record, revision) for record, revision in records
@@ -165,28 +154,28 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
     async def ApplyPods(self, request: endpoint_pb2.ApplyPodsRequest,
                         context: Context) -> endpoint_pb2.ApplyPodsResponse:
         pods = convert.pods(request.pods)
-        async with _within(remaining := _remaining(context)):
-            await self._app.pods.apply(pods, remaining)
+        async with _within(seconds := remaining(context)):
+            await self._app.pods.apply(pods, seconds)
         log.info("pods applied count=%d", len(pods))
         return endpoint_pb2.ApplyPodsResponse()
 
     async def DeletePods(self, request: endpoint_pb2.DeletePodsRequest,
                          context: Context) -> endpoint_pb2.DeletePodsResponse:
         names = convert.refs(request.pods)
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             await self._app.pods.delete(names)
         log.info("pods deleted count=%d", len(names))
         return endpoint_pb2.DeletePodsResponse()
 
     async def ListPods(self, request: endpoint_pb2.ListPodsRequest, context: Context) -> endpoint_pb2.ListPodsResponse:
         store = self._app.store
-        await store.current(_remaining(context))
+        await store.current(remaining(context))
         return endpoint_pb2.ListPodsResponse(pods=[convert.pod_message(pod) for pod in store.pods()])
 
     async def ApplyNamespaces(self, request: endpoint_pb2.ApplyNamespacesRequest,
                               context: Context) -> endpoint_pb2.ApplyNamespacesResponse:
         namespaces = convert.namespaces(request.namespaces)
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             await bulk.put(self._app.store, namespaces)
         log.info("namespaces applied count=%d", len(namespaces))
         return endpoint_pb2.ApplyNamespacesResponse()
@@ -194,7 +183,7 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
     async def DeleteNamespaces(self, request: endpoint_pb2.DeleteNamespacesRequest,
                                context: Context) -> endpoint_pb2.DeleteNamespacesResponse:
         names = convert.names(request.names)
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             await bulk.delete(self._app.store, [keys.namespace(name) for name in names])
         log.info("namespaces deleted count=%d", len(names))
         return endpoint_pb2.DeleteNamespacesResponse()
@@ -202,7 +191,7 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
     async def ApplyNodes(self, request: endpoint_pb2.ApplyNodesRequest,
                          context: Context) -> endpoint_pb2.ApplyNodesResponse:
         nodes = convert.nodes(request.nodes)
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             await bulk.put(self._app.store, nodes)
         log.info("nodes applied count=%d", len(nodes))
         return endpoint_pb2.ApplyNodesResponse()
@@ -210,7 +199,7 @@ class _Endpoints(endpoint_pb2_grpc.EndpointsServicer):
     async def DeleteNodes(self, request: endpoint_pb2.DeleteNodesRequest,
                           context: Context) -> endpoint_pb2.DeleteNodesResponse:
         names = convert.names(request.names)
-        async with _within(_remaining(context)):
+        async with _within(remaining(context)):
             await bulk.delete(self._app.store, [keys.node(name) for name in names])
         log.info("nodes deleted count=%d", len(names))
         return endpoint_pb2.DeleteNodesResponse()

@@ -14,10 +14,10 @@ import grpc
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.errors import InvalidArgument
+from muslin.rpc import remaining
 from services.ipam import admin, blocks, handles, nodes, pools, ranges, requests, reservations, settings
 from services.ipam.config import Config
 from services.ipam.convert import block_message, config_message, handle_message, pool_message, slot_message
-from services.ipam.deadline import remaining
 from services.ipam.upkeep.api import UpkeepApi
 from services.ipam.view import View
 

@@ -15,9 +15,8 @@ from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig
 from muslin.errors import Unsupported
-from muslin.rpc import node_of
+from muslin.rpc import node_of, remaining
 from services.ipam import handles, requests
-from services.ipam.deadline import remaining
 from services.ipam.handles import Handle, Request
 from services.ipam.inventory import PATIENCE
 

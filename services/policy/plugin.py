@@ -13,7 +13,7 @@ from muslin.api.policy.v1 import policy_pb2_grpc
 from muslin.cni.invocation import Invocation
 from muslin.errors import InvalidArgument
 from muslin.etcd import keys
-from services.policy.deadline import remaining
+from muslin.rpc import remaining
 from services.policy.model import NAMESPACE_PROFILE_PREFIX
 from services.policy.records import network_profile
 from services.policy.replica import Replica

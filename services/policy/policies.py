@@ -11,8 +11,8 @@ import msgspec
 
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.errors import InvalidArgument
+from muslin.rpc import remaining
 from services.policy import flows, wire
-from services.policy.deadline import remaining
 from services.policy.records import Object
 from services.policy.replica import Replica
 from services.policy.translate import Condition, Ref, check
