@@ -8,11 +8,6 @@ import pytest
 from muslin import errors
 
 
-def leaves(kind: type[errors.MuslinError]) -> list[type[errors.MuslinError]]:
-    below = kind.__subclasses__()
-    return [kind] if not below else [leaf for child in below for leaf in leaves(child)]
-
-
 @pytest.mark.parametrize("status", [s for s in grpc.StatusCode if s is not grpc.StatusCode.OK])
 def test_every_status_is_one_error_and_one_code(status: grpc.StatusCode) -> None:
     kind = errors.BY_STATUS[status]
@@ -23,10 +18,9 @@ def test_every_status_is_one_error_and_one_code(status: grpc.StatusCode) -> None
 
 def test_every_error_of_the_tree_is_in_the_table() -> None:
     """A class that is forgotten in the table would travel as itself and arrive as something else."""
-    for kind in errors.BY_STATUS.values():
-        assert issubclass(kind, errors.MuslinError)
-    declared = {k for k in leaves(errors.MuslinError) if k.__module__ == "muslin.errors"}
-    assert declared == set(errors.BY_STATUS.values())
+    declared = {kind for kind in vars(errors).values()
+                if isinstance(kind, type) and issubclass(kind, errors.MuslinError)}
+    assert declared - {errors.MuslinError} == set(errors.BY_STATUS.values())
 
 
 def test_codes_are_the_specifications_or_ours() -> None:

@@ -24,9 +24,13 @@ def etcd() -> Iterator[EtcdServer]:
         yield server
 
 
+TURNS = 20
+"""Attachments of each caller: work for longer than a few kills and starts take."""
+
+
 async def lives(client: Client, number: int, alive: dict[str, str], rng: random.Random) -> None:
     """One attachment after the other, each asked for until it is answered, and most of them deleted again."""
-    for turn in range(6):
+    for turn in range(TURNS):
         attachment = number * 100 + turn
         address = await persist(partial(client.assign, attachment, f"node{number % 3}"))
         assert address not in alive.values(), f"{address} was given twice"
@@ -59,7 +63,7 @@ async def test_killed_again_and_again(etcd: EtcdServer) -> None:
             assert kills >= 3
             await ipam_invariants.check(store, alive)
             for number in range(24):
-                for turn in range(6):
+                for turn in range(TURNS):
                     await client.release(number * 100 + turn)
             await ipam_invariants.check(store, {})
 

@@ -128,7 +128,7 @@ async def test_a_call_goes_through_with_the_nodes_name(setup: Setup) -> None:
     assert {key: seen.get(key) for key in ("muslin-node", "traceparent", "mine", "mine-bin")} == {
         "muslin-node": "n1", "traceparent": TRACE, "mine": "kept", "mine-bin": b"\0\xff"}
     assert setup.seen.remaining is not None
-    assert 2 < setup.seen.remaining <= 3
+    assert 2 < setup.seen.remaining < 3.1  # gRPC rounds a deadline up for the wire, hop by hop
 
 
 async def test_a_call_without_deadline_gets_one(setup: Setup) -> None:
