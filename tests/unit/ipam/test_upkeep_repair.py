@@ -154,7 +154,8 @@ class Damaged:
         self.lost.add(other)
 
     def outside(self) -> None:
-        address, other = f"172.16.{self.random.randrange(256)}.{self.random.randrange(256)}", f"net/outside{self.random.random()}/eth0"
+        address = f"172.16.{self.random.randrange(256)}.{self.random.randrange(256)}"
+        other = f"net/outside{self.random.random()}/eth0"
         self.claims[other] = Claim(other, "n1", (address,), revision=1000)
         self.said.add((Kind.KIND_OUTSIDE_POOLS, address))
         self.by_hand.add((Kind.KIND_OUTSIDE_POOLS, address))
