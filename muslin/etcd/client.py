@@ -13,15 +13,16 @@ from typing import TypeVar
 
 import grpc
 
-from muslin.errors import Cancelled, MuslinError, TimedOut, Unavailable
+from muslin.errors import Cancelled, FailedPrecondition, MuslinError, TimedOut, Unavailable
 from muslin.etcd import admin, wire
 from muslin.etcd.admin import Admin, Lease
 from muslin.etcd.backoff import Backoff
 from muslin.etcd.cluster import REQUIRE_LEADER, Cluster, Connection
 from muslin.etcd.compat import etcd3
-from muslin.etcd.failures import refused, translate
+from muslin.etcd.failures import UNKNOWN, full, refused, translate
+from muslin.etcd.full import carried_out, written
 from muslin.etcd.stubs import rpc_pb2 as pb
-from muslin.etcd.values import Alarm, Compare, Delete, KeyValue, Member, Op, Put, Snapshot, Status, TxnResult
+from muslin.etcd.values import Alarm, Compare, Delete, Get, KeyValue, Member, Op, Put, Snapshot, Status, TxnResult
 from muslin.etcd.watch import Watch
 
 __all__ = ["Etcd"]
@@ -108,15 +109,33 @@ class Etcd:
         """Do `success` if all comparisons hold, else `failure`, atomically.
 
         etcd takes at most 128 comparisons and 128 operations, and no key twice among the Puts and Deletes of one list
-        (InvalidArgument).
+        (InvalidArgument). A store without space raises FailedPrecondition if nothing was done; if that can not be told,
+        the message says so.
         """
         request = wire.txn_request(compare, success, failure)
         named = next((item.key for item in (*compare, *success, *failure)), "")
         idempotent = not any(isinstance(op, Put | Delete) for op in (*success, *failure))
-        response = await self._call(
-            lambda connection, limit: connection.kv.Txn(request, timeout=limit, metadata=REQUIRE_LEADER),
-            f"txn {named}", timeout, idempotent=idempotent)
+        try:
+            response = await self._call(
+                lambda connection, limit: connection.kv.Txn(request, timeout=limit, metadata=REQUIRE_LEADER),
+                f"txn {named}", timeout, idempotent=idempotent)
+        except FailedPrecondition as problem:
+            if idempotent or problem.__cause__ is None or not full(problem.__cause__):
+                raise
+            return await self._when_full(compare, success, problem, timeout)
         return wire.txn_result(response)
+
+    async def _when_full(self, compare: Sequence[Compare], success: Sequence[Op], problem: FailedPrecondition,
+                         timeout: float | None) -> TxnResult:
+        """A full store may have carried a transaction out and answered that it has no space: read what became of it."""
+        wanted = written(success)
+        read = await self.txn((), [Get(key) for key in wanted], timeout=timeout)
+        revision = carried_out(compare, success, dict(zip(wanted, read.responses, strict=True)))
+        if revision == 0:
+            raise FailedPrecondition(problem.message.removesuffix(UNKNOWN)) from problem
+        if revision is None or any(isinstance(op, Get) for op in success):
+            raise problem
+        return TxnResult(True, revision, (None,) * len(success))
 
     def watch(self, prefix: str, revision: int = 0) -> Watch:
         """The changes under a prefix from `revision` on, that one included; 0 means from now.

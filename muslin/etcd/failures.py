@@ -19,7 +19,10 @@ from muslin.errors import (
     Unknown,
 )
 
-__all__ = ["translate", "refused"]
+__all__ = ["translate", "refused", "full", "UNKNOWN"]
+
+UNKNOWN = "; whether it was done is unknown"
+"""Ends the message of a failed call that may have been carried out."""
 
 _NO_LEADER = "etcdserver: no leader"
 _NO_SPACE = "etcdserver: mvcc: database space exceeded"
@@ -44,6 +47,12 @@ def refused(error: BaseException) -> bool:
     return status is not None and status[1] == _NO_LEADER
 
 
+def full(error: BaseException) -> bool:
+    """Whether etcd says that it has no space left; it may have done what was asked all the same (muslin.etcd.full)."""
+    status = _status(error)
+    return status is not None and status[1] == _NO_SPACE
+
+
 def translate(error: BaseException, what: str, endpoint: str, *, timeout: float, idempotent: bool) -> MuslinError:
     """The project's error for a failed call.
 
@@ -54,14 +63,14 @@ def translate(error: BaseException, what: str, endpoint: str, *, timeout: float,
     if status is None:
         return Unknown(f"etcd at {endpoint}: {what}: {type(error).__name__}: {error}")
     code, details = status
-    unknown = "" if idempotent or refused(error) else "; whether it was done is unknown"
+    unknown = "" if idempotent or refused(error) else UNKNOWN
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(f"etcd at {endpoint} did not answer {what} within {timeout:.3g} s{unknown}")
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(f"etcd at {endpoint}: {what}: {details}{unknown}")
     if details == _NO_SPACE:
         return FailedPrecondition(f"etcd at {endpoint} is full: {what}: {details}; compact and defragment it, "
-                                  "then disarm the alarm (etcdctl alarm disarm)")
+                                  f"then disarm the alarm (etcdctl alarm disarm){unknown}")
     if details == _TOO_MANY:
         return Unavailable(f"etcd at {endpoint}: {what}: {details}")
     if _TOO_LARGE in details:

@@ -263,7 +263,7 @@ class Allocator:
             self._not_answered(made, decided)
             await self._pause([w for w, _ in decided], problem)
             return
-        except MuslinError as problem:  # refused as it is: nothing was done, and repeating it is of no use
+        except MuslinError as problem:  # refused as it is: repeating it is of no use
             self._refused([w for w, _ in decided], problem)
             return
         else:

@@ -140,7 +140,9 @@ async def fill(store: Etcd) -> None:
 async def until_alarmed(store: Etcd) -> None:
     """The write that leaves no space is done all the same, and the alarm after which none is comes a little later."""
     async with asyncio.timeout(30):
-        while not any(alarm.kind == "NOSPACE" for alarm in await store.alarms()):
+        while True:
+            if any(alarm.kind == "NOSPACE" for alarm in await store.alarms()):
+                return
             await asyncio.sleep(0.02)
 
 
