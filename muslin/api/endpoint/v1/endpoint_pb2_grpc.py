@@ -288,6 +288,11 @@ class EndpointsStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Create = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/Create',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.CreateRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.CreateResponse.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/muslin.endpoint.v1.Endpoints/Get',
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetRequest.SerializeToString,
@@ -297,6 +302,21 @@ class EndpointsStub:
                 '/muslin.endpoint.v1.Endpoints/List',
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListRequest.SerializeToString,
                 response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/Delete',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteResponse.FromString,
+                _registered_method=True)
+        self.UpdateLabels = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/UpdateLabels',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.UpdateLabelsRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.UpdateLabelsResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/Restore',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.RestoreResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/muslin.endpoint.v1.Endpoints/Watch',
@@ -338,6 +358,11 @@ class EndpointsStub:
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesRequest.SerializeToString,
                 response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesResponse.FromString,
                 _registered_method=True)
+        self.GetNode = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/GetNode',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeResponse.FromString,
+                _registered_method=True)
         self.WatchInventory = channel.unary_stream(
                 '/muslin.endpoint.v1.Endpoints/WatchInventory',
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.SerializeToString,
@@ -349,6 +374,14 @@ class EndpointsServicer:
     """Endpoints is the endpoint service's own API.
     """
 
+    def Create(self, request, context):
+        """Create stores a record; ALREADY_EXISTS if the attachment has one, or another
+        record holds one of its addresses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Get(self, request, context):
         """Get returns one record; NOT_FOUND if there is none.
         """
@@ -357,7 +390,32 @@ class EndpointsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """List returns records, and the revision they are current at.
+        """List returns records, and the revision they are current at; all at once, or
+        in pages that all show the same revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Delete removes the record of exactly one container's attachment; none there
+        is a success.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateLabels(self, request, context):
+        """UpdateLabels changes labels of a record outside Kubernetes. Those of a pod
+        follow the pod: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Restore gives lost records of running pods back: creates what is absent, and
+        never overwrites.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -421,6 +479,13 @@ class EndpointsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetNode(self, request, context):
+        """GetNode returns a node; NOT_FOUND if it is not known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchInventory(self, request, context):
         """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes.
         """
@@ -431,6 +496,11 @@ class EndpointsServicer:
 
 def add_EndpointsServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.CreateRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.CreateResponse.SerializeToString,
+            ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetRequest.FromString,
@@ -440,6 +510,21 @@ def add_EndpointsServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListRequest.FromString,
                     response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteResponse.SerializeToString,
+            ),
+            'UpdateLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateLabels,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.UpdateLabelsRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.UpdateLabelsResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.RestoreRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.RestoreResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -481,6 +566,11 @@ def add_EndpointsServicer_to_server(servicer, server):
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesRequest.FromString,
                     response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesResponse.SerializeToString,
             ),
+            'GetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNode,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeResponse.SerializeToString,
+            ),
             'WatchInventory': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchInventory,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.FromString,
@@ -497,6 +587,33 @@ def add_EndpointsServicer_to_server(servicer, server):
 class Endpoints:
     """Endpoints is the endpoint service's own API.
     """
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/Create',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.CreateRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.CreateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Get(request,
@@ -542,6 +659,87 @@ class Endpoints:
             '/muslin.endpoint.v1.Endpoints/List',
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListRequest.SerializeToString,
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/Delete',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/UpdateLabels',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.UpdateLabelsRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.UpdateLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/Restore',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.RestoreRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.RestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -758,6 +956,33 @@ class Endpoints:
             '/muslin.endpoint.v1.Endpoints/DeleteNodes',
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesRequest.SerializeToString,
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeleteNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/GetNode',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

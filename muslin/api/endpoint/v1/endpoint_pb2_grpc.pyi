@@ -115,10 +115,28 @@ class EndpointsStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EndpointsAsyncStub: ...
+    Create: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.CreateRequest, _endpoint_pb2.CreateResponse]
+    """Create stores a record; ALREADY_EXISTS if the attachment has one, or another
+    record holds one of its addresses.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.GetRequest, _endpoint_pb2.GetResponse]
     """Get returns one record; NOT_FOUND if there is none."""
     List: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ListRequest, _endpoint_pb2.ListResponse]
-    """List returns records, and the revision they are current at."""
+    """List returns records, and the revision they are current at; all at once, or
+    in pages that all show the same revision.
+    """
+    Delete: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteRequest, _endpoint_pb2.DeleteResponse]
+    """Delete removes the record of exactly one container's attachment; none there
+    is a success.
+    """
+    UpdateLabels: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.UpdateLabelsRequest, _endpoint_pb2.UpdateLabelsResponse]
+    """UpdateLabels changes labels of a record outside Kubernetes. Those of a pod
+    follow the pod: FAILED_PRECONDITION.
+    """
+    Restore: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.RestoreRequest, _endpoint_pb2.RestoreResponse]
+    """Restore gives lost records of running pods back: creates what is absent, and
+    never overwrites.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_endpoint_pb2.WatchRequest, _endpoint_pb2.WatchResponse]
     """Watch streams records: a snapshot first, or the changes after a revision.
     OUT_OF_RANGE if that revision is no longer kept: start again without one.
@@ -139,6 +157,8 @@ class EndpointsStub:
     """ApplyNodes creates or updates nodes."""
     DeleteNodes: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNodesRequest, _endpoint_pb2.DeleteNodesResponse]
     """DeleteNodes forgets nodes."""
+    GetNode: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.GetNodeRequest, _endpoint_pb2.GetNodeResponse]
+    """GetNode returns a node; NOT_FOUND if it is not known."""
     WatchInventory: _grpc.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]
     """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
@@ -147,10 +167,28 @@ class EndpointsAsyncStub(EndpointsStub):
     """Endpoints is the endpoint service's own API."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Create: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.CreateRequest, _endpoint_pb2.CreateResponse]  # type: ignore[assignment]
+    """Create stores a record; ALREADY_EXISTS if the attachment has one, or another
+    record holds one of its addresses.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.GetRequest, _endpoint_pb2.GetResponse]  # type: ignore[assignment]
     """Get returns one record; NOT_FOUND if there is none."""
     List: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ListRequest, _endpoint_pb2.ListResponse]  # type: ignore[assignment]
-    """List returns records, and the revision they are current at."""
+    """List returns records, and the revision they are current at; all at once, or
+    in pages that all show the same revision.
+    """
+    Delete: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteRequest, _endpoint_pb2.DeleteResponse]  # type: ignore[assignment]
+    """Delete removes the record of exactly one container's attachment; none there
+    is a success.
+    """
+    UpdateLabels: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.UpdateLabelsRequest, _endpoint_pb2.UpdateLabelsResponse]  # type: ignore[assignment]
+    """UpdateLabels changes labels of a record outside Kubernetes. Those of a pod
+    follow the pod: FAILED_PRECONDITION.
+    """
+    Restore: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.RestoreRequest, _endpoint_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Restore gives lost records of running pods back: creates what is absent, and
+    never overwrites.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchRequest, _endpoint_pb2.WatchResponse]  # type: ignore[assignment]
     """Watch streams records: a snapshot first, or the changes after a revision.
     OUT_OF_RANGE if that revision is no longer kept: start again without one.
@@ -171,11 +209,23 @@ class EndpointsAsyncStub(EndpointsStub):
     """ApplyNodes creates or updates nodes."""
     DeleteNodes: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNodesRequest, _endpoint_pb2.DeleteNodesResponse]  # type: ignore[assignment]
     """DeleteNodes forgets nodes."""
+    GetNode: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.GetNodeRequest, _endpoint_pb2.GetNodeResponse]  # type: ignore[assignment]
+    """GetNode returns a node; NOT_FOUND if it is not known."""
     WatchInventory: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]  # type: ignore[assignment]
     """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
 class EndpointsServicer(metaclass=_abc_1.ABCMeta):
     """Endpoints is the endpoint service's own API."""
+
+    @_abc_1.abstractmethod
+    def Create(
+        self,
+        request: _endpoint_pb2.CreateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.CreateResponse, _abc.Awaitable[_endpoint_pb2.CreateResponse]]:
+        """Create stores a record; ALREADY_EXISTS if the attachment has one, or another
+        record holds one of its addresses.
+        """
 
     @_abc_1.abstractmethod
     def Get(
@@ -191,7 +241,39 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         request: _endpoint_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.ListResponse, _abc.Awaitable[_endpoint_pb2.ListResponse]]:
-        """List returns records, and the revision they are current at."""
+        """List returns records, and the revision they are current at; all at once, or
+        in pages that all show the same revision.
+        """
+
+    @_abc_1.abstractmethod
+    def Delete(
+        self,
+        request: _endpoint_pb2.DeleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.DeleteResponse, _abc.Awaitable[_endpoint_pb2.DeleteResponse]]:
+        """Delete removes the record of exactly one container's attachment; none there
+        is a success.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateLabels(
+        self,
+        request: _endpoint_pb2.UpdateLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.UpdateLabelsResponse, _abc.Awaitable[_endpoint_pb2.UpdateLabelsResponse]]:
+        """UpdateLabels changes labels of a record outside Kubernetes. Those of a pod
+        follow the pod: FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _endpoint_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.RestoreResponse, _abc.Awaitable[_endpoint_pb2.RestoreResponse]]:
+        """Restore gives lost records of running pods back: creates what is absent, and
+        never overwrites.
+        """
 
     @_abc_1.abstractmethod
     def Watch(
@@ -260,6 +342,14 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.DeleteNodesResponse, _abc.Awaitable[_endpoint_pb2.DeleteNodesResponse]]:
         """DeleteNodes forgets nodes."""
+
+    @_abc_1.abstractmethod
+    def GetNode(
+        self,
+        request: _endpoint_pb2.GetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.GetNodeResponse, _abc.Awaitable[_endpoint_pb2.GetNodeResponse]]:
+        """GetNode returns a node; NOT_FOUND if it is not known."""
 
     @_abc_1.abstractmethod
     def WatchInventory(
