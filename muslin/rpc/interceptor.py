@@ -23,6 +23,8 @@ class Around(grpc.aio.ServerInterceptor):
     """One for each server."""
 
     def __init__(self) -> None:
+        self.own: frozenset[str] = frozenset()
+        """Names of the services whose calls get a line in the log. Others are passed on: who serves them has one."""
         self._draining = False
         self._streams: set[asyncio.Task[Any]] = set()
         self._wrapped: dict[str, tuple[Any, Any]] = {}
@@ -49,6 +51,9 @@ class Around(grpc.aio.ServerInterceptor):
             self._wrapped[method] = handler, wrapped
         return cast("grpc.RpcMethodHandler[Any, Any]", wrapped)
 
+    def _level(self, method: str) -> int:
+        return logging.INFO if method[1:].partition("/")[0] in self.own else logging.DEBUG
+
     def _wrap(self, method: str, handler: Any) -> Any:
         wrap: Callable[[str, Any], Any] = self._stream if handler.response_streaming else self._unary
         kind = (f"{'stream' if handler.request_streaming else 'unary'}"
@@ -58,7 +63,7 @@ class Around(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:
-            with _Observation(method, context):
+            with _Observation(method, context, self._level(method)):
                 try:
                     return await inner(request, context)
                 except Exception as problem:  # noqa: BLE001  every failure gets a status here, and only here
@@ -71,7 +76,7 @@ class Around(grpc.aio.ServerInterceptor):
             task = asyncio.current_task()
             assert task is not None
             self._streams.add(task)
-            with _Observation(method, context):
+            with _Observation(method, context, self._level(method)):
                 try:
                     responses = inner(request, context)
                     if isinstance(responses, AsyncIterator):
@@ -94,8 +99,8 @@ class Around(grpc.aio.ServerInterceptor):
 class _Observation:
     """Request id, duration, outcome and one log line of a call."""
 
-    def __init__(self, method: str, context: Context) -> None:
-        self._method, self._context = method, context
+    def __init__(self, method: str, context: Context, level: int) -> None:
+        self._method, self._context, self._level = method, context, level
 
     def __enter__(self) -> None:
         logs.adopt(next((_text(v) for k, v in self._context.invocation_metadata() or () if k == "traceparent"), ""))
@@ -104,10 +109,8 @@ class _Observation:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         seconds = time.perf_counter() - self._began
         status = _status(self._context.code() if kind is None or issubclass(kind, grpc.aio.BaseError) else kind)
-        metrics.RPC_SECONDS.labels(self._method).observe(seconds)
-        metrics.RPC_TOTAL.labels(self._method, status).inc()
-        level = logging.DEBUG if self._method.startswith("/grpc.") else logging.INFO
-        log.log(level, "%s %s %.1f ms", self._method, status, seconds * 1000)
+        metrics.rpc(self._method, status, seconds)
+        log.log(self._level, "%s %s %.1f ms", self._method, status, seconds * 1000)
 
 
 def _text(value: str | bytes) -> str:

@@ -49,6 +49,7 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
     server = grpc.aio.server(interceptors=[around], options=_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     names = ("", *app.register(server))
+    around.own = frozenset(names)
     with ExitStack() as sockets:
         try:
             for address in listen:
