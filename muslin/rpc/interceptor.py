@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_BARE = frozenset({"/muslin.rpc.v1.Tunnel/Calls"})
+"""Methods served as they are: the calls within a tunnel are what counts, and it ends by itself on shutdown."""
+
 
 class Around(grpc.aio.ServerInterceptor):
     """One for each server."""
@@ -45,11 +48,15 @@ class Around(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
+        return cast("grpc.RpcMethodHandler[Any, Any]", handler if method in _BARE else self.wrap(method, handler))
+
+    def wrap(self, method: str, handler: Any) -> Any:
+        """The handler with all that happens around its calls."""
         known, wrapped = self._wrapped.get(method, (None, None))
         if known is not handler:
             wrapped = self._wrap(method, handler)
             self._wrapped[method] = handler, wrapped
-        return cast("grpc.RpcMethodHandler[Any, Any]", wrapped)
+        return wrapped
 
     def _level(self, method: str) -> int:
         return logging.INFO if method[1:].partition("/")[0] in self.own else logging.DEBUG

@@ -7,16 +7,19 @@ import logging
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import cast
 
 import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from muslin import metrics as metrics_
+from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.errors import MuslinError
 from muslin.rpc.app import App, Readiness
 from muslin.rpc.interceptor import Around
 from muslin.rpc.listen import SocketLock, unix_path
+from muslin.rpc.tunnel import Handlers, TunnelServicer
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +50,11 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
         loop.add_signal_handler(number, stop.set)
     readiness, checker, around = Readiness(), health.aio.HealthServicer(), Around()
     server = grpc.aio.server(interceptors=[around], options=_OPTIONS)
+    handlers = Handlers(server)
+    tunnel = TunnelServicer(handlers, around.wrap)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-    names = ("", *app.register(server))
+    tunnel_pb2_grpc.add_TunnelServicer_to_server(tunnel, server)
+    names = ("", *app.register(cast("grpc.aio.Server", handlers)))
     around.own = frozenset(names)
     with ExitStack() as sockets:
         try:
@@ -75,6 +81,7 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
         log.info("stopping%s", ": a background task died" if failed else "")
         await checker.enter_graceful_shutdown()
         around.drain()
+        tunnel.drain()
         await server.stop(DRAIN_SECONDS)
         await app.stop()
         await app.tasks.aclose()

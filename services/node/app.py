@@ -17,6 +17,7 @@ from services.node.kernel import Kernel
 from services.node.nft.connection import Nftables
 from services.node.plugin import Attachments, Context, Plugin
 from services.node.subscription import subscribe
+from services.node.upkeep.events import Monitor
 
 __all__ = ["NodeApp"]
 
@@ -38,19 +39,22 @@ class NodeApp(rpc.App):
         self._readiness = Readiness()
         self.attachments = Attachments()
         self._nft: Nftables | None = None
+        self._forwarder: Forwarder | None = None
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.node.v1, and pass the other services' packages on."""
         self._nft = Nftables()
         self._enforcer = Enforcer(self._nft, self._prefixes)
-        self._kernel = Kernel()
+        self._monitor = Monitor()
+        self._kernel = Kernel(self._monitor)
         self._channels = {service: rpc.channel(target) for service, target in self._targets.items()}
         plugin = Plugin(  # type: ignore[abstract]  # see there
             self.node, self._kernel, self._enforcer, self.attachments, self._prefixes)
         node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         node_pb2_grpc.add_NodeServicer_to_server(NodeServer(self), server)
-        forwarder = Forwarder(self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()})
-        server.add_generic_rpc_handlers((forwarder,))
+        self._forwarder = Forwarder(
+            self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()})
+        server.add_generic_rpc_handlers((self._forwarder,))
         return "muslin.node.v1.Plugin", "muslin.node.v1.Node"
 
     async def start(self, readiness: Readiness) -> None:
@@ -60,6 +64,7 @@ class NodeApp(rpc.App):
             KernelError: netlink or nf_tables can not be used; root is needed.
         """
         self._readiness = readiness
+        self._monitor.start()
         for name in await self._kernel.remove_unfinished():
             log.info("removed veth %s, which an earlier run did not finish", name)
         for attachment, link in (await self._kernel.owned()).items():
@@ -70,7 +75,7 @@ class NodeApp(rpc.App):
         for channel in self._channels.values():
             channel.get_state(try_to_connect=True)  # warm before the first pod needs it
         self.tasks.spawn("enforcer", self._enforcer.run())
-        self.tasks.spawn("unwiring", self._kernel.run())
+        self.tasks.spawn("unwiring", self._kernel.remove())
         self.tasks.spawn("program", subscribe(self._channels["policy"], self.node, self._enforcer,
                                               readiness.part("policy stream")))
 
@@ -80,6 +85,9 @@ class NodeApp(rpc.App):
         await self.tasks.aclose()
         await self._enforcer.aclose()
         await self._kernel.aclose()
+        self._monitor.close()
+        if self._forwarder is not None:
+            await self._forwarder.aclose()
         for channel in self._channels.values():
             await channel.close()
         if self._nft is not None:

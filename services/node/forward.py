@@ -1,7 +1,8 @@
 """Pass-through: calls for the other services arrive on this node's one socket and go on over warm channels.
 
-Bytes go through undecoded. Added is this node's name, which a caller can not forge; kept are the deadline, the
-request id and everything a caller put into metadata; status, message and trailing metadata come back as they are.
+Bytes go through undecoded, the unary calls to one service over one tunnel. Added is this node's name, which a caller
+can not forge; kept are the deadline, the request id and everything a caller put into metadata; status, message and
+trailing metadata come back as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.api.policy.v1 import policy_pb2
 from muslin.rpc.identity import NODE_METADATA
+from muslin.rpc.tunnel import Tunnel, received
 
 __all__ = ["PACKAGES", "Forwarder"]
 
@@ -45,7 +47,13 @@ class Forwarder(grpc.GenericRpcHandler):
         """`channels` by package. A method that is in no known file is taken as a stream both ways, which any is."""
         self._node = node
         self._channels = channels
+        self._tunnels = {package: Tunnel(channel) for package, channel in channels.items()}
         self._handlers = {path: self._handler(path, method) for path, method in _methods().items()}
+
+    async def aclose(self) -> None:
+        """End what goes on. The channels stay the caller's."""
+        for tunnel in self._tunnels.values():
+            await tunnel.aclose()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler of a method, None if its package is not passed on."""
@@ -53,32 +61,32 @@ class Forwarder(grpc.GenericRpcHandler):
         return self._handlers.get(path) or self._handler(path, None)
 
     def _handler(self, path: str, method: MethodDescriptor | None) -> Handler | None:
-        channel = self._channels.get(path[1:].partition("/")[0].rpartition(".")[0])
+        package = path[1:].partition("/")[0].rpartition(".")[0]
+        channel = self._channels.get(package)
         if channel is None:
             return None
         if method is None or method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(channel.stream_stream(path)))
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(self._stream(channel.unary_stream(path)))
-        return grpc.unary_unary_rpc_method_handler(self._unary(channel.unary_unary(path)))
+        return grpc.unary_unary_rpc_method_handler(self._unary(self._tunnels[package], path))
 
     def _metadata(self, context: Context) -> tuple[tuple[str, str | bytes], ...]:
         received = context.invocation_metadata() or ()
         return (*((key, value) for key, value in received if key not in _OWN and not key.startswith("grpc-")),
                 (NODE_METADATA, self._node))
 
-    def _unary(self, ask: Callable[..., Any]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _unary(self, tunnel: Tunnel, path: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def forward(request: bytes, context: Context) -> bytes:
             remaining = context.time_remaining()
-            call = ask(request, timeout=DEFAULT_SECONDS if remaining is None else remaining,
-                       metadata=self._metadata(context))
             try:
-                response: bytes = await call
+                answer = await tunnel.call(path, request, metadata=self._metadata(context),
+                                           timeout=DEFAULT_SECONDS if remaining is None else remaining)
             except grpc.aio.AioRpcError as problem:
                 await _pass_on(problem, context)
-            if trailing := await call.trailing_metadata():
-                context.set_trailing_metadata(tuple(trailing))
-            return response
+            if answer.trailing:
+                context.set_trailing_metadata(received(answer.trailing))
+            return answer.response
         return forward
 
     def _stream(self, ask: Callable[..., Any]) -> Callable[[Any, Context], AsyncIterator[bytes]]:

@@ -1,0 +1,125 @@
+"""Calling through a tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+
+from muslin.api.rpc.v1 import tunnel_pb2, tunnel_pb2_grpc
+from muslin.rpc.tunnel.context import Pairs, carried, received
+
+log = logging.getLogger(__name__)
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_TOGETHER = 256
+"""Calls in one message at most: an answer should not wait for very many requests to be read."""
+
+
+class Tunnel:
+    """One stream to one server, opened when it is needed and again after a loss.
+
+    Not safe for threads. Calls fail as unary ones do, with grpc.aio.AioRpcError; those that were on their way when the
+    stream broke are UNAVAILABLE, and may have been carried out.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        """The channel stays the caller's, and must live longer."""
+        self._stub = tunnel_pb2_grpc.TunnelStub(channel)
+        self._pending: dict[int, asyncio.Future[tunnel_pb2.Answer]] = {}
+        self._outbox: list[tunnel_pb2.Call] = []
+        self._cancelled: list[int] = []
+        self._wake = asyncio.Event()
+        self._stream: asyncio.Task[None] | None = None
+        self._last = 0
+        self._closed = False
+
+    async def call(self, method: str, request: bytes, *, timeout: float, metadata: Pairs = ()) -> tunnel_pb2.Answer:
+        """Make a call.
+
+        Raises:
+            grpc.aio.AioRpcError: it failed, or has no answer within `timeout` seconds, or the server is not there.
+        """
+        if self._closed:
+            raise _error(grpc.StatusCode.CANCELLED, "the tunnel is closed")
+        self._last += 1
+        number = self._last
+        future: asyncio.Future[tunnel_pb2.Answer] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        self._outbox.append(tunnel_pb2.Call(
+            id=number, method=method, request=request, timeout_ms=max(1, int(timeout * 1000)),
+            metadata=carried(metadata)))
+        self._wake.set()
+        if self._stream is None:
+            self._stream = asyncio.create_task(self._run(), name="tunnel")
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await future
+        except TimeoutError:
+            self._forget(number)
+            raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+        except asyncio.CancelledError:
+            self._forget(number)
+            raise
+        finally:
+            self._pending.pop(number, None)
+        if answer.status:
+            raise _error(_CODES.get(answer.status, grpc.StatusCode.UNKNOWN), answer.message,
+                         received(answer.trailing))
+        return answer
+
+    async def aclose(self) -> None:
+        """End the stream; calls on their way fail with CANCELLED."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.cancel()
+            await asyncio.gather(self._stream, return_exceptions=True)
+
+    def _forget(self, number: int) -> None:
+        if any(call.id == number for call in self._outbox):
+            self._outbox = [call for call in self._outbox if call.id != number]
+        else:
+            self._cancelled.append(number)
+            self._wake.set()
+
+    async def _run(self) -> None:
+        """One stream, from its opening to its end."""
+        error = _error(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+        calls = self._stub.Calls(self._requests())
+        try:
+            async for response in calls:
+                for answer in response.answers:
+                    future = self._pending.get(answer.id)
+                    if future is not None and not future.done():
+                        future.set_result(answer)
+        except grpc.aio.AioRpcError as problem:
+            error = problem
+        except asyncio.CancelledError:
+            error = _error(grpc.StatusCode.CANCELLED, "the tunnel is closed")
+            raise
+        except Exception as problem:
+            log.exception("tunnel")
+            error = _error(grpc.StatusCode.INTERNAL, f"{type(problem).__name__}: {problem}")
+        finally:
+            calls.cancel()
+            self._stream = None
+            self._outbox, self._cancelled = [], []
+            for future in self._pending.values():
+                if not future.done():
+                    future.set_exception(error)
+            self._pending = {}
+
+    async def _requests(self) -> AsyncIterator[tunnel_pb2.CallsRequest]:
+        while True:
+            while self._outbox or self._cancelled:
+                calls, self._outbox = self._outbox[:_TOGETHER], self._outbox[_TOGETHER:]
+                cancelled, self._cancelled = self._cancelled, []
+                yield tunnel_pb2.CallsRequest(calls=calls, cancelled=cancelled)
+            self._wake.clear()
+            await self._wake.wait()
+
+
+def _error(code: grpc.StatusCode, message: str, trailing: Pairs = ()) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details=message)
