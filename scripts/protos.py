@@ -58,7 +58,7 @@ def generate_api(target: Path) -> None:
         files = sorted(str(p.relative_to(PROTOS)) for p in PROTOS.rglob("*.proto"))
         run_protoc(f"-I{PROTOS}", f"-I{WELL_KNOWN}", *outputs(Path(scratch)), *files)
         made = Path(scratch) / "muslin"
-        rewrite_imports(made, r"\bmuslin\.(cni|ipam|endpoint|policy|node)\.v1(?=[ .]\w+_pb2|\s+import)",
+        rewrite_imports(made, r"\bmuslin\.(cni|ipam|endpoint|policy|node|rpc)\.v1(?=[ .]\w+_pb2|\s+import)",
                         r"muslin.api.\1.v1")
         shutil.copytree(made, target, dirs_exist_ok=True)
 

@@ -28,7 +28,7 @@ DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amuslin/rpc/v1/
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muslin.rpc.v1.tunnel_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muslin.api.rpc.v1.tunnel_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CALLSREQUEST']._serialized_start=45

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from muslin.rpc.v1 import tunnel_pb2 as muslin_dot_rpc_dot_v1_dot_tunnel__pb2
+from muslin.api.rpc.v1 import tunnel_pb2 as muslin_dot_rpc_dot_v1_dot_tunnel__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__

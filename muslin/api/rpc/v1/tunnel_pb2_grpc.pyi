@@ -10,7 +10,7 @@ wait together travel as one. Every service serves this beside its own API.
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from muslin.rpc.v1 import tunnel_pb2 as _tunnel_pb2
+from muslin.api.rpc.v1 import tunnel_pb2 as _tunnel_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
