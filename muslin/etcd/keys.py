@@ -18,7 +18,7 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/endpoint/v1/namespaces/<name>
     /muslin/endpoint/v1/nodes/<name>
     /muslin/endpoint/v1/barrier
-    /muslin/endpoint/v1/fence
+    /muslin/endpoint/v1/fences/<2 hex digits>
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
     /muslin/policy/v1/profiles/<name>
 
@@ -31,6 +31,7 @@ restricted to.
 from __future__ import annotations
 
 from functools import lru_cache
+from zlib import crc32
 
 from muslin.errors import Corrupt, InvalidArgument
 
@@ -38,7 +39,7 @@ __all__ = [
     "IPAM", "ENDPOINT", "POLICY",
     "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
     "IPAM_RESERVATIONS", "IPAM_CONFIG", "IPAM_NODES", "ipam_node", "IPAM_CLUSTER", "IPAM_QUARANTINE", "quarantined",
-    "ENDPOINTS", "PODS", "NAMESPACES", "NODES", "ENDPOINT_BARRIER", "ENDPOINT_FENCE",
+    "ENDPOINTS", "PODS", "NAMESPACES", "NODES", "ENDPOINT_BARRIER", "ENDPOINT_FENCES", "endpoint_fence",
     "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
@@ -74,8 +75,9 @@ NAMESPACES = ENDPOINT + "v1/namespaces/"
 NODES = ENDPOINT + "v1/nodes/"
 ENDPOINT_BARRIER = ENDPOINT + "v1/barrier"
 """As `IPAM_BARRIER`."""
-ENDPOINT_FENCE = ENDPOINT + "v1/fence"
-"""Every record is stored on condition that this is unchanged: rewriting it stops those that are under way."""
+ENDPOINT_FENCES = ENDPOINT + "v1/fences/"
+"""A record is made on condition that its fence is unchanged, and its deletion rewrites the fence, whether there was a
+record or not: what was sent before the deletion can not arrive after it. See `endpoint_fence`."""
 POLICY_OBJECTS = POLICY + "v1/objects/"
 POLICY_PROFILES = POLICY + "v1/profiles/"
 
@@ -192,6 +194,11 @@ def parse_handle(key: str) -> tuple[str, str, str]:
 def endpoint(network: str, container: str, ifname: str) -> str:
     """The key of an attachment's workload endpoint."""
     return _attachment(ENDPOINTS, network, container, ifname)
+
+
+def endpoint_fence(key: str) -> str:
+    """The fence of a record below `ENDPOINT`: one of 256, so that few of what is written at once have the same."""
+    return f"{ENDPOINT_FENCES}{crc32(key.encode()) & 0xFF:02x}"
 
 
 def endpoints_of(network: str, container: str = "") -> str:

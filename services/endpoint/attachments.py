@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from muslin.cni.invocation import Invocation
-from muslin.errors import Corrupt
+from muslin.errors import Conflict, Corrupt
 from muslin.etcd import keys
 from services.endpoint import codec
 from services.endpoint.records import Pod, WorkloadEndpoint, build, concerns
@@ -14,16 +14,12 @@ from services.endpoint.store import Read, Store
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 10_000
-"""Attachments with an unanswered ADD that are remembered for their DEL."""
-
-
 class Attachments:
     """The records of attachments, by attachment and nothing else."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._unanswered: dict[str, None] = {}
+        self._underway: dict[str, set[_Adding]] = {}
 
     async def add(self, call: Invocation) -> WorkloadEndpoint:
         """Store the record of an ADD, with what is known of its pod.
@@ -38,21 +34,24 @@ class Attachments:
         record = build(call, None)  # what is wrong with the call shows before anything is sent
         key = codec.key_of(record)
         known = False
+        adding = _Adding()
 
         def decide(read: Read) -> Mapping[str, bytes | None]:
             nonlocal record, known
+            if adding.overtaken:
+                raise Conflict(f"{key}: the attachment was deleted while it was being added")
             pod = _pod(call, read)
             record, known = build(call, pod), pod is not None and concerns(pod, record)
-            read(keys.ENDPOINT_FENCE)
             read(key)
             return {key: codec.encode(record)}
 
-        # Until etcd has answered, the record may be on its way; that its caller has gone changes nothing.
-        self._unanswered[key] = None
-        while len(self._unanswered) > _REMEMBERED:
-            del self._unanswered[next(iter(self._unanswered))]
-        await self._store.transact(decide)
-        self._unanswered.pop(key, None)
+        self._underway.setdefault(key, set()).add(adding)
+        try:
+            await self._store.transact(decide)
+        finally:
+            self._underway[key].discard(adding)
+            if not self._underway[key]:
+                del self._underway[key]
         if call.kubernetes and not known:
             log.warning("pod is not known yet, its endpoint has no labels of it: pod=%s/%s attachment=%s",
                         call.namespace, call.pod, record.identity)
@@ -61,23 +60,31 @@ class Attachments:
     async def delete(self, network: str, container_id: str, ifname: str) -> bool:
         """Remove the record of exactly this attachment; whether there was one.
 
+        What of an ADD is still on its way to etcd, sent by this process or by one that is dead, does not arrive after
+        this; see `Store.transact`.
+
         Raises:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         key = keys.endpoint(network, container_id, ifname)
-        fence, there = key in self._unanswered, False
+        there = False
 
         def decide(read: Read) -> Mapping[str, bytes | None]:
             nonlocal there
             there = read(key) is not None
-            writes: dict[str, bytes | None] = {key: None} if there else {}
-            if fence:  # what was sent and not answered must not arrive after this
-                writes[keys.ENDPOINT_FENCE] = b""
-            return writes
+            for adding in self._underway.get(key, ()):
+                adding.overtaken = True
+            return {key: None}
 
         await self._store.transact(decide)
-        self._unanswered.pop(key, None)
         return there
+
+
+class _Adding:
+    """An ADD under way."""
+
+    overtaken = False
+    """Whether a DEL came after it: then it may not be decided anew."""
 
 
 def _pod(call: Invocation, read: Read) -> Pod | None:

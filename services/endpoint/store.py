@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from muslin.errors import Conflict, Corrupt, TimedOut, Unavailable
-from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
+from muslin.etcd import Delete, Etcd, Get, KeyValue, Op, Put, keys, unchanged
 from muslin.etcd.mirror import Change, Mirror
 from services.endpoint import codec, metrics
 from services.endpoint.codec import Listed
@@ -30,7 +30,7 @@ Decide = Callable[[Read], Mapping[str, bytes | None]]
 TRANSACTION_LIMIT = 128
 """Operations that etcd takes in one transaction, of each of its lists."""
 
-_EMPTY = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCE)
+_EMPTY = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES)
 """Keys without a record."""
 
 _CONFLICTS = 32
@@ -130,6 +130,11 @@ class Store:
         What it reads comes from the mirror, or, after a conflict, from etcd's answer. A transaction without an answer
         is repeated: what it has done is then read, and decided on anew.
 
+        One that was sent may also arrive when its process is dead and others have done more. If the record that it
+        would change is another by then, or gone, its condition fails; but a record that it would make may have come
+        and gone meanwhile. That is what fences are for: making a record depends on its fence, deleting it rewrites
+        that, also if nothing was there.
+
         Raises:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
@@ -143,11 +148,13 @@ class Store:
                 return expect[key]
 
             writes = decide(read)
+            for key, value in writes.items():
+                if value is not None and expect.get(key) is None:
+                    read(keys.endpoint_fence(key))
             try:
                 result = await self._etcd.txn(
                     [unchanged(key, item.mod_revision if item else 0) for key, item in expect.items()],
-                    [Delete(key) if value is None else Put(key, value) for key, value in writes.items()],
-                    [Get(key) for key in expect])
+                    _operations(writes), [Get(key) for key in expect])
             except (Unavailable, TimedOut):
                 metrics.UNKNOWN.inc()
                 failures += 1
@@ -225,6 +232,13 @@ class Store:
             self._damaged.add(change.key)
         else:
             self._damaged.discard(change.key)
+
+
+def _operations(writes: Mapping[str, bytes | None]) -> list[Op]:
+    """What was decided, and the fences of what is deleted."""
+    operations: list[Op] = [Delete(key) if value is None else Put(key, value) for key, value in writes.items()]
+    fences = {keys.endpoint_fence(key) for key, value in writes.items() if value is None}
+    return operations + [Put(fence, b"") for fence in sorted(fences)]
 
 
 def _known(decode: Callable[[KeyValue], Value], item: KeyValue | None) -> Value | None:

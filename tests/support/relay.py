@@ -18,10 +18,11 @@ class Moment(Enum):
 class Relay:
     """A TCP line to `target` ("host:port"), reached at `endpoint`. Use as an asynchronous context manager.
 
-    Requests are found by a piece of text in them, such as a key: gRPC sends it as it is.
+    Requests are found by a piece of text in them, such as a key: gRPC sends it as it is. `silent` is a line on which
+    the end of one side is not told to the other, as when a machine loses power: what it had sent may still arrive.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, silent: bool = False) -> None:
         self.stopped = asyncio.Event()
         """Set when the line has stopped at the request that it waited for."""
         self._host, _, port = target.rpartition(":")
@@ -29,6 +30,7 @@ class Relay:
         self._there, self._back = asyncio.Event(), asyncio.Event()  # set: that direction is open
         self._wanted: tuple[bytes, Moment] | None = None
         self._skip = 0
+        self._silent = silent
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,8 +90,9 @@ class Relay:
         except OSError:
             pass  # cut
         finally:
-            sink.transport.abort()
-            self._writers.discard(sink)
+            if not self._silent:
+                sink.transport.abort()
+                self._writers.discard(sink)
 
     def _look(self, seen: bytes) -> bytes:
         """Stop if this is the request that is wanted; what of it may be the beginning of the text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from muslin import rpc
@@ -69,7 +69,7 @@ class Client:
             answer = await self.endpoints.Get(endpoint_pb2.GetRequest(attachment=attachment(number)), timeout=10)
         return answer.endpoint
 
-    async def list(self, **filters: str) -> endpoint_pb2.ListResponse:
+    async def list(self, **filters: Any) -> endpoint_pb2.ListResponse:
         with rpc.translated("list"):
             return await self.endpoints.List(endpoint_pb2.ListRequest(**filters), timeout=10)
 
@@ -94,6 +94,20 @@ class Client:
         request = endpoint_pb2.ApplyNodesRequest(nodes=[endpoint_pb2.Node(name=name, **fields)])
         with rpc.translated("apply nodes"):
             await self.endpoints.ApplyNodes(request, timeout=10)
+
+    async def forget_node(self, *names: str) -> None:
+        with rpc.translated("delete nodes"):
+            await self.endpoints.DeleteNodes(endpoint_pb2.DeleteNodesRequest(names=names), timeout=10)
+
+    async def node_names(self) -> AsyncGenerator[str, None]:
+        """All nodes that are known now."""
+        async with aclosing(self.inventory()) as stream:
+            async for response in stream:
+                for change in response.changes:
+                    if change.WhichOneof("object") == "node":
+                        yield change.node.name
+                if response.snapshot_complete:
+                    return
 
     async def inventory(self) -> AsyncGenerator[endpoint_pb2.WatchInventoryResponse, None]:
         """As `watch`, of pods, namespaces and nodes."""
