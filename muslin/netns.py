@@ -1,8 +1,9 @@
 """Network namespaces: run a function in one, open a socket in one, make and delete named ones.
 
-A thread moves, never the process: setns(2) and unshare(2) act on the calling thread alone, so the work is given to a
-thread that is made for it and ends with it. A socket belongs for ever to the namespace it was opened in, whichever
-thread uses it afterwards; whoever needs more than one request therefore opens a socket there and comes back.
+A thread moves, never the process: setns(2) and unshare(2) act on the calling thread alone. Work of any length is given
+to a thread that is made for it and ends with it; to open a socket the calling thread goes there and back. A socket
+belongs for ever to the namespace it was opened in, whichever thread uses it afterwards; whoever needs more than one
+request therefore opens a socket there and comes back.
 
 Named namespaces are files under /run/netns with the namespace mounted on them, as ip-netns(8) has them, so that
 `ip netns exec NAME ...` works on ours and we on its.
@@ -23,7 +24,7 @@ from typing import TypeVar
 
 from muslin.errors import AlreadyExists, InvalidArgument, IOFailure, NotFound
 
-__all__ = ["DIRECTORY", "create", "delete", "names", "open_socket", "path_of", "run"]
+__all__ = ["DIRECTORY", "create", "delete", "entered", "names", "open_socket", "path_of", "run"]
 
 DIRECTORY = Path("/run/netns")
 """Where named namespaces are kept: iproute2's NETNS_RUN_DIR."""
@@ -70,10 +71,40 @@ def run(namespace: str | os.PathLike[str], function: Callable[[], T]) -> T:
     """Run `function` inside the network namespace at the path, and return what it returns.
 
     Only a short-lived thread moves; sockets and namespaces of the caller stay as they are. What the function raises
-    is raised here. Costs about 0.1 ms.
+    is raised here. Costs about 0.2 ms.
 
     Raises NotFound if nothing is at the path, InvalidArgument if it is not a network namespace, IOFailure otherwise.
     """
+    with _opened(namespace) as (path, handle):
+        def moved() -> T:
+            _move(handle, path)
+            return function()
+
+        return _in_thread(moved)
+
+
+@contextmanager
+def entered(namespace: str | os.PathLike[str]) -> Iterator[None]:
+    """Move the calling thread into the network namespace at the path for the time of a few system calls.
+
+    Costs about 0.03 ms. What is opened meanwhile, sockets and files below /proc/sys/net, is that namespace's for ever.
+    Threads and processes that are started meanwhile are so, too: start none. Raises as `run` does.
+    """
+    with _opened(namespace) as (path, handle):
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _move(handle, path)
+            try:
+                yield
+            finally:
+                if _libc.setns(home, _CLONE_NEWNET):
+                    os.abort()  # never seen: whatever this thread did next, it would do it to a container's network
+        finally:
+            os.close(home)
+
+
+@contextmanager
+def _opened(namespace: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
     path = os.fspath(namespace)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -81,25 +112,25 @@ def run(namespace: str | os.PathLike[str], function: Callable[[], T]) -> T:
         raise NotFound(f"network namespace {path} does not exist") from error
     except OSError as error:
         raise IOFailure(f"network namespace {path}: {error.strerror}") from error
-
-    def moved() -> T:
-        try:
-            _check(_libc.setns(handle, _CLONE_NEWNET), path)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                raise InvalidArgument(f"{path} is not a network namespace") from error
-            raise IOFailure(f"can not enter network namespace {path}: {error.strerror}") from error
-        return function()
-
     try:
-        return _in_thread(moved)
+        yield path, handle
     finally:
         os.close(handle)
 
 
+def _move(handle: int, path: str) -> None:
+    try:
+        _check(_libc.setns(handle, _CLONE_NEWNET), path)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise InvalidArgument(f"{path} is not a network namespace") from error
+        raise IOFailure(f"can not enter network namespace {path}: {error.strerror}") from error
+
+
 def open_socket(namespace: str | os.PathLike[str], family: int, kind: int, protocol: int = 0) -> socket.socket:
     """A socket that lives in the network namespace at the path, usable from any thread. Raises as `run` does."""
-    return run(namespace, lambda: socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol))
+    with entered(namespace):
+        return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
 
 
 def path_of(name: str) -> Path:

@@ -23,7 +23,8 @@ from services.node.attachment import Attachment
 from services.node.enforce.state import Claim, Release
 from services.node.enforcer import Enforcer
 from services.node.kernel import Kernel
-from services.node.wiring import GATEWAY, HOST_MAC, Wired, Wiring, ipv4_addresses
+from services.node.wiring import Wired
+from services.node.wiring_plan import HOST_MAC, Wiring, default_routes, pod_addresses
 
 __all__ = ["Attachments", "Plugin", "answer", "wiring_of"]
 
@@ -113,7 +114,7 @@ def wiring_of(invocation: Invocation) -> Wiring:
     """How an ADD is to be wired.
 
     Raises:
-        InvalidArgument, Unsupported: what the chain or the runtime left out, or is not served.
+        InvalidArgument: what the chain or the runtime left out.
     """
     if not invocation.netns:
         raise InvalidArgument("CNI_NETNS is empty: ADD needs the path of the container's network namespace")
@@ -122,7 +123,7 @@ def wiring_of(invocation: Invocation) -> Wiring:
                               "before this one")
     wiring = Wiring(Attachment.from_message(invocation.attachment), invocation.netns,
                     invocation.context.host_interface, invocation.context.mac,
-                    ipv4_addresses([ip.address for ip in invocation.result.ips]), invocation.conf.mtu)
+                    pod_addresses([ip.address for ip in invocation.result.ips]), invocation.conf.mtu)
     _ = wiring.attachment.alias  # raises if the kernel can not hold it
     return wiring
 
@@ -132,8 +133,8 @@ def answer(result: Result, wiring: Wiring, mtu: int) -> Result:
     inside = len(result.interfaces) + 1
     interfaces = (*result.interfaces, Interface(wiring.host_interface, HOST_MAC, mtu),
                   Interface(wiring.attachment.ifname, wiring.mac, mtu, wiring.netns))
-    default = Route("0.0.0.0/0", str(GATEWAY))
-    routes = result.routes if default in result.routes else (*result.routes, default)
+    defaults = (Route(str(destination), str(gateway)) for destination, gateway in default_routes(wiring))
+    routes = (*result.routes, *(route for route in defaults if route not in result.routes))
     ips = tuple(dataclasses.replace(ip, interface=inside) if ip.interface is None else ip for ip in result.ips)
     return dataclasses.replace(result, interfaces=interfaces, ips=ips, routes=routes)
 
@@ -178,13 +179,12 @@ class Plugin(node_pb2_grpc.PluginServicer):
                 await self._enforcer.synchronised()
         except TimeoutError:
             raise self._too_late(attachment) from None
-        began = False
-        if self._attachments.owner(interface) in (None, attachment):
-            # Nobody's elements are in the way: the rules can go in while the pod is being wired.
-            self._enforcer.submit(Claim(attachment, interface))
-            began = True
         already = self._attachments.interfaces.get(attachment)
         wiring_task = asyncio.ensure_future(self._kernel.wire(wiring))
+        began = self._attachments.owner(interface) in (None, attachment)
+        if began:
+            # Nobody's elements are in the way: the rules can go in while the pod is being wired.
+            self._enforcer.submit(Claim(attachment, interface))
         try:
             wired = await asyncio.shield(wiring_task)
             self._attachments.add(attachment, interface)

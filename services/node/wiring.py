@@ -1,69 +1,42 @@
-"""Wiring a pod: a veth, one /32 inside, one /32 route outside.
-
-The pod's only neighbour is 169.254.1.1, an address nobody has, whose MAC address it is told; the host is told the
-pod's. So no ARP request is ever needed, no subnet exists on the link, and all that a pod sends is routed by the host
-and passes its policy.
-
-The functions that build requests are pure; `wire` and `unwire` block and belong on a thread.
-"""
+"""Wiring a pod as planned: making the veth, undoing it, finding what is ours. Blocks, and belongs on a thread."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
+import logging
 import os
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from muslin.errors import AlreadyExists, InvalidArgument, IOFailure, NotFound, Unsupported
+from muslin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, IOFailure, NotFound
 from services.node.attachment import ALIAS_PREFIX, Attachment
 from services.node.errors import KernelError
-from services.node.netlink import links, network
-from services.node.netlink.connection import Connection, Request
+from services.node.netlink import links, settings
+from services.node.netlink.connection import Connection
 from services.node.netlink.links import Link
+from services.node.wiring_plan import HOST_MAC, HOST_SETTINGS_6, Wiring, host_requests, pod_requests
 
-GATEWAY = ipaddress.IPv4Address("169.254.1.1")
-"""The pod's next hop: link-local, the same for every pod, on no interface (Calico's convention)."""
+__all__ = ["Wired", "Wiring", "owned_links", "remove_unfinished", "replaceable", "unwire", "wire"]
 
-HOST_MAC = "ee:ee:ee:ee:ee:ee"
-"""MAC address of every host end: pods know it in advance, also after a move."""
-
-HOST_SETTINGS = {
-    "forwarding": 1,  # for packets from this device alone; the host-wide switch stays as the operator has it
-    "proxy_arp": 1,  # a pod whose permanent neighbour was flushed still finds 169.254.1.1
-    "rp_filter": 1,  # strict: an IPv4 source address must be routed to this very device
-    "route_localnet": 1,  # destination-translated traffic may end at 127.0.0.0/8; all other is dropped by our rules
-}
-"""IPv4 settings of the host end."""
+log = logging.getLogger(__name__)
 
 UNFINISHED_PREFIX = "mus-"
-"""Begins the name of a veth in the making. No finished one has such a name: theirs end in 11 hexadecimal digits.
+"""Begins the name of a veth whose own name is still taken. No finished one has such a name."""
 
-The kernel can not be told the owner of a link while it is made, only after. A link gets its name and its owner in one
-request, so one that has its name has its owner, even if the daemon is killed between any two requests."""
+UNFINISHED_GROUP = 0x6D750001
+"""Link group of veths in the making.
+
+The kernel can not be told the owner of a link while it is made, only after; but its group. A link leaves the group in
+the request that gives it its owner, so one that is not in it has its owner, even if the daemon is killed between any
+two requests."""
 
 DELETION_GROUP = 0x6D75736C
 """Link group that host ends are put into to be deleted together."""
 
 CARRIER_SECONDS = 1.0
 """How long to wait for the host end to pass packets: the kernel's link watch runs at least once a second."""
-
-_LOOPBACK = 1
-_EVERYWHERE = ipaddress.IPv4Network("0.0.0.0/0")
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """How one attachment is to be wired. MTU in bytes, 0 for the kernel's default (1500)."""
-
-    attachment: Attachment
-    netns: str
-    host_interface: str
-    mac: str
-    addresses: tuple[ipaddress.IPv4Address, ...]
-    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,52 +45,6 @@ class Wired:
 
     host_index: int
     mtu: int
-
-
-def ipv4_addresses(values: Sequence[str]) -> tuple[ipaddress.IPv4Address, ...]:
-    """Addresses, with or without prefix length, as wiring takes them.
-
-    Raises:
-        InvalidArgument: there is none, or one is not an address.
-        Unsupported: one is IPv6.
-    """
-    found: list[ipaddress.IPv4Address] = []
-    for value in values:
-        try:
-            address = ipaddress.ip_interface(value).ip
-        except ValueError as error:
-            raise InvalidArgument(f"ips: {error}") from None
-        if not isinstance(address, ipaddress.IPv4Address):
-            raise Unsupported(f"ips: {address} is IPv6, and pods are wired for IPv4 only: assign_ipv6 must be false")
-        found.append(address)
-    if not found:
-        raise InvalidArgument("ips: the result so far has no address; an IPAM service must run before this one")
-    return tuple(found)
-
-
-def host_requests(wiring: Wiring, index: int) -> list[Request]:
-    """What brings the host end up and routes to it."""
-    requests = [
-        links.set_link(index, up=True, inet=HOST_SETTINGS),
-        network.set_neighbour_table(index, proxy_delay=0),
-    ]
-    for address in wiring.addresses:
-        # `replace`: a route that a vanished owner of the address left behind must not keep the new one out.
-        requests += [network.add_route(index, ipaddress.ip_network(address), replace=True),
-                     network.add_neighbour(index, address, wiring.mac)]
-    return requests
-
-
-def pod_requests(wiring: Wiring, index: int) -> list[Request]:
-    """What gives the pod its addresses and its way out."""
-    return [
-        links.set_link(_LOOPBACK, up=True),
-        links.set_link(index, up=True),
-        *(network.add_address(index, ipaddress.ip_interface(address)) for address in wiring.addresses),
-        network.add_neighbour(index, GATEWAY, HOST_MAC),
-        network.add_route(index, ipaddress.ip_network(GATEWAY)),
-        network.add_route(index, _EVERYWHERE, GATEWAY),
-    ]
 
 
 def replaceable(existing: Link, attachment: Attachment) -> bool:
@@ -149,8 +76,11 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
     try:
         made = _create(host, wiring, namespace)
         try:
-            _claim(host, wiring, made.index)
+            if made.name != wiring.host_interface:
+                _take_name(host, wiring, made.index)
             host.request(host_requests(wiring, made.index))
+            if 6 in wiring.families:
+                _prepare_ipv6(host, pod, wiring)
             pod.request(pod_requests(wiring, made.peer_index))
             _await_carrier(host, wiring.host_interface)
         except BaseException:
@@ -160,6 +90,33 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
     finally:
         os.close(namespace)
         pod.close()
+
+
+def _prepare_ipv6(host: Connection, pod: Connection, wiring: Wiring) -> None:
+    """The settings that netlink has no words for. Where /proc/sys may only be read, those that are as they must be do.
+
+    Raises:
+        FailedPrecondition: the pod's IPv6 would not work.
+    """
+    try:
+        settings.write(pod, f"ipv6/conf/{wiring.attachment.ifname}/disable_ipv6", 0)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:  # no /proc/sys, or no IPv6: the addresses say so better
+            raise FailedPrecondition(f"in the pod: {error}; set it there, or assign_ipv6 to false") from error
+    missing = []
+    for name, value in HOST_SETTINGS_6.items():
+        try:
+            settings.write(host, f"ipv6/conf/{wiring.host_interface}/{name}", value)
+        except KernelError as error:
+            missing.append(f"{name}={value} ({os.strerror(error.errno)})")
+            if name == "force_forwarding" and settings.read(host, "ipv6/conf/all/forwarding") != "1":
+                raise FailedPrecondition(
+                    "the host does not forward IPv6: set net.ipv6.conf.all.forwarding=1, and accept_ra=2 for an uplink "
+                    f"that lives by router advertisements ({error})") from error
+    missing = [each for each in missing if not each.startswith("force_forwarding")]
+    if missing:
+        log.warning("net.ipv6.conf.%s: can not set %s; the pod works without, but not as intended",
+                    wiring.host_interface, ", ".join(missing))
 
 
 def _await_carrier(host: Connection, name: str) -> None:
@@ -175,44 +132,54 @@ def _await_carrier(host: Connection, name: str) -> None:
 
 
 def _create(host: Connection, wiring: Wiring, namespace: int) -> Link:
-    """Make the veth under a name of its own. The pod's name for it must be free: if it is not, the pod is wired."""
-    ifname, name = wiring.attachment.ifname, UNFINISHED_PREFIX + secrets.token_hex(5)
+    """Make the veth, not up: under its name, or where that is taken under one of its own.
+
+    The pod's name for it must be free: if it is not, the pod is wired.
+    """
     try:
-        host.request([links.create_veth(name, HOST_MAC, ifname, wiring.mac, wiring.mtu, namespace)])
+        return _made(host, wiring, wiring.host_interface, namespace)
+    except KernelError as error:
+        if error.errno != errno.EEXIST:
+            raise
+    try:
+        return _made(host, wiring, UNFINISHED_PREFIX + secrets.token_hex(5), namespace)
+    except KernelError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        raise AlreadyExists(f"interface {wiring.attachment.ifname} exists in {wiring.netns}: DEL it first, or use "
+                            "another CNI_IFNAME") from error
+
+
+def _made(host: Connection, wiring: Wiring, name: str, namespace: int) -> Link:
+    request = links.create_veth(name, HOST_MAC, wiring.attachment.ifname, wiring.mac, wiring.mtu, namespace,
+                                UNFINISHED_GROUP)
+    try:
+        replies = host.request([request])[0]
     except KernelError as error:
         if error.errno in (errno.EINVAL, errno.ERANGE):
             raise InvalidArgument(f"the kernel refuses the interface, check mtu and CNI_IFNAME: {error}") from error
-        if error.errno == errno.EEXIST:
-            raise AlreadyExists(f"interface {ifname} exists in {wiring.netns}: DEL it first, or use another "
-                                "CNI_IFNAME") from error
         raise
-    if (made := links.get(host, name)) is None:
+    made = links.parse_link(replies[0]) if replies else links.get(host, name)
+    if made is None:
         raise KernelError(errno.ENODEV, f"veth {name} vanished while it was set up")
     return made
 
 
-def _claim(host: Connection, wiring: Wiring, index: int) -> None:
+def _take_name(host: Connection, wiring: Wiring, index: int) -> None:
     """Give the host end its name and its owner at once; what an earlier container of the pod left gives way."""
-    request = links.set_link(index, name=wiring.host_interface, alias=wiring.attachment.alias)
-    try:
-        host.request([request])
-    except KernelError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        existing = links.get(host, wiring.host_interface)
-        if existing is not None:
-            if not replaceable(existing, wiring.attachment):
-                raise AlreadyExists(f"host interface {existing.name} exists and is not ours (kind "
-                                    f"{existing.kind or '-'}, alias {existing.alias or '-'}): rename or delete it"
-                                    ) from error
-            _delete(host, existing.index)
-        host.request([request])
+    request = links.set_link(index, name=wiring.host_interface, alias=wiring.attachment.alias, group=0)
+    existing = links.get(host, wiring.host_interface)
+    if existing is not None:
+        if not replaceable(existing, wiring.attachment):
+            raise AlreadyExists(f"host interface {existing.name} exists and is not ours (kind "
+                                f"{existing.kind or '-'}, alias {existing.alias or '-'}): rename or delete it")
+        _delete(host, existing.index)
+    host.request([request])
 
 
 def remove_unfinished(host: Connection) -> list[str]:
     """Delete the veths that a killed daemon was making; gives their names. For start-up, before anything is made."""
-    found = [link for link in links.listing(host, "veth")
-             if link.name.startswith(UNFINISHED_PREFIX) and not link.alias]
+    found = [link for link in links.listing(host, "veth") if link.group == UNFINISHED_GROUP]
     for link in found:
         _delete(host, link.index)
     return [link.name for link in found]

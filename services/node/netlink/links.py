@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from services.node.errors import KernelError
 from services.node.netlink.attributes import as_text, as_u32, attribute, nested, parse, text, u32
-from services.node.netlink.connection import NLM_F_CREATE, NLM_F_EXCL, Connection, Reply, Request
+from services.node.netlink.connection import NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Connection, Reply, Request
 
 __all__ = ["INET_SETTINGS", "Link", "create_veth", "delete", "delete_group", "get", "listing", "parse_link",
            "set_link"]
@@ -19,6 +19,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 IFF_UP = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_OPERSTATE, _IFLA_LINKINFO = 1, 3, 4, 5, 16, 18
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 20, 26, 27, 28, 29
+_IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_INET_CONF = 1, 2, 1, 1
 _SKIP_STATISTICS = 1 << 3
 _OPERATIONAL = 6
@@ -62,19 +63,23 @@ def _mac(value: str) -> bytes:
     return attribute(_IFLA_ADDRESS, bytes.fromhex(value.replace(":", "")))
 
 
-def create_veth(host: str, host_mac: str, peer: str, peer_mac: str, mtu: int, namespace: int) -> Request:
+def create_veth(host: str, host_mac: str, peer: str, peer_mac: str, mtu: int, namespace: int,
+                group: int = 0) -> Request:
     """Both ends of a veth at once, both down: the host end here, the peer in another namespace under its final name.
 
-    `namespace` is an open file of that namespace; an MTU of 0 leaves the kernel's default. EEXIST if either name is
-    taken.
+    `namespace` is an open file of that namespace; an MTU of 0 leaves the kernel's default; the host end is in the
+    group from its beginning. EEXIST if either name is taken. The answer is the host end since Linux 6.2, before that
+    nothing.
     """
-    size = u32(_IFLA_MTU, mtu) if mtu else b""
-    other = (_ifinfo() + text(_IFLA_IFNAME, peer) + _mac(peer_mac) + size
+    # One queue each: by default the kernel makes one for every CPU, and a veth has no use for several but XDP.
+    common = (u32(_IFLA_MTU, mtu) if mtu else b"") + u32(_IFLA_NUM_TX_QUEUES, 1) + u32(_IFLA_NUM_RX_QUEUES, 1)
+    other = (_ifinfo() + text(_IFLA_IFNAME, peer) + _mac(peer_mac) + common
              + u32(_IFLA_NET_NS_FD, namespace))
-    body = (_ifinfo() + text(_IFLA_IFNAME, host) + _mac(host_mac) + size
+    body = (_ifinfo() + text(_IFLA_IFNAME, host) + _mac(host_mac) + common
+            + (u32(_IFLA_GROUP, group) if group else b"")
             + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"),
                      nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, other))))
-    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make veth {host} with {peer}")
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO, body, f"make veth {host} with {peer}")
 
 
 def set_link(index: int, *, up: bool = False, name: str | None = None, alias: str | None = None,

@@ -17,8 +17,8 @@ from services.node.netlink.connection import (
     Request,
 )
 
-__all__ = ["Address", "IPAddress", "IPInterface", "Neighbour", "Route", "add_address", "add_neighbour", "add_route",
-           "addresses", "neighbours", "routes", "set_neighbour_table"]
+__all__ = ["Address", "IPAddress", "IPInterface", "IPNetwork", "Neighbour", "Route", "add_address", "add_neighbour",
+           "add_route", "addresses", "neighbours", "routes", "set_neighbour_table"]
 
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
@@ -26,7 +26,8 @@ RTM_NEWNEIGH, RTM_GETNEIGH, RTM_SETNEIGHTBL = 28, 30, 67
 
 _AF_INET, _AF_INET6 = 2, 10
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
+_IFA_F_NODAD, _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x02, 0x40, 0x08
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
 _RT_TABLE_MAIN, _RTN_UNICAST, _RTNH_F_ONLINK, _RTM_F_CLONED = 254, 1, 4, 0x200
 _RTPROT_BOOT = 3
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
@@ -39,7 +40,11 @@ _RTMSG = struct.Struct("BBBBBBBBI")
 _NDMSG = struct.Struct("BxxxiHBB")
 _NDTMSG = struct.Struct("Bxxx")
 
+IPV6_METRIC = 1024
+"""The kernel's metric of an IPv6 route that is given none."""
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
@@ -53,10 +58,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the main table; no gateway means on-link; `destination` 0.0.0.0/0 is the default."""
+    """A route of the main table; no gateway means on-link; `destination` 0.0.0.0/0 or ::/0 is the default."""
 
     index: int
-    destination: ipaddress.IPv4Network | ipaddress.IPv6Network
+    destination: IPNetwork
     gateway: IPAddress | None
     link_scope: bool
 
@@ -71,20 +76,24 @@ class Neighbour:
     permanent: bool
 
 
-def _family(address: IPAddress | ipaddress.IPv4Network | ipaddress.IPv6Network | IPInterface) -> int:
+def _family(address: IPAddress | IPNetwork) -> int:
     return _AF_INET if address.version == 4 else _AF_INET6
 
 
-def add_address(index: int, address: IPInterface) -> Request:
-    """Give a device an address; EEXIST if it has it."""
-    packed = address.ip.packed
-    body = (_IFADDR.pack(_family(address), address.network.prefixlen, 0, _SCOPE_UNIVERSE, index)
+def add_address(index: int, address: IPAddress) -> Request:
+    """Give a device a single address, /32 or /128; EEXIST if it has it.
+
+    An IPv6 address can be used at once: nobody else on the link is asked whether it has it.
+    """
+    packed = address.packed
+    flags = _IFA_F_NODAD if address.version == 6 else 0
+    body = (_IFADDR.pack(_family(address), address.max_prefixlen, flags, _SCOPE_UNIVERSE, index)
             + attribute(_IFA_ADDRESS, packed) + attribute(_IFA_LOCAL, packed))
     return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, f"add address {address} to link {index}")
 
 
-def add_route(index: int, destination: ipaddress.IPv4Network | ipaddress.IPv6Network,
-              gateway: IPAddress | None = None, *, replace: bool = False) -> Request:
+def add_route(index: int, destination: IPNetwork, gateway: IPAddress | None = None, *, replace: bool = False,
+              ) -> Request:
     """Add a route: on-link with scope link without a gateway, else through it, which is taken as reachable.
 
     Beside another route to the same destination it comes second, or with `replace` in its stead.
@@ -98,9 +107,15 @@ def add_route(index: int, destination: ipaddress.IPv4Network | ipaddress.IPv6Net
         body += attribute(_RTA_DST, destination.network_address.packed)
     if gateway is not None:
         body += attribute(_RTA_GATEWAY, gateway.packed)
+    place = NLM_F_REPLACE
+    if not replace:
+        place = NLM_F_APPEND
+        if destination.version == 6:
+            # Two of one metric would share the traffic; a device that came later has the higher index.
+            body, place = body + u32(_RTA_PRIORITY, IPV6_METRIC + index), 0
     via = f" via {gateway}" if gateway is not None else ""
-    return Request(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_APPEND),
-                   body + u32(_RTA_OIF, index), f"add route {destination}{via} on link {index}")
+    return Request(RTM_NEWROUTE, NLM_F_CREATE | place, body + u32(_RTA_OIF, index),
+                   f"add route {destination}{via} on link {index}")
 
 
 def add_neighbour(index: int, address: IPAddress, mac: str) -> Request:

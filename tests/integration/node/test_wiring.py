@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,10 @@ from muslin.errors import AlreadyExists, InvalidArgument
 from services.node.attachment import Attachment
 from services.node.errors import KernelError
 from services.node.netlink import links, network
-from services.node.netlink.connection import Connection
+from services.node.netlink.connection import Connection, Reply, Request
 from services.node.netlink.network import Address, Neighbour, Route
-from services.node.wiring import (
-    GATEWAY,
-    HOST_MAC,
-    HOST_SETTINGS,
-    Wiring,
-    owned_links,
-    remove_unfinished,
-    unwire,
-    wire,
-)
+from services.node.wiring import UNFINISHED_GROUP, owned_links, remove_unfinished, unwire, wire
+from services.node.wiring_plan import GATEWAY, HOST_MAC, HOST_SETTINGS, Wiring
 from tests.support.netns import command, namespace, namespaces
 
 pytestmark = pytest.mark.root
@@ -216,12 +208,38 @@ def test_forty_deletions_cost_about_one(host: tuple[Path, Connection]) -> None:
         assert together < 10 * alone
 
 
-def test_what_a_killed_daemon_was_making_goes_at_the_next_start(host: tuple[Path, Connection]) -> None:
-    """Such a veth has no owner yet, so no DEL can find it; and the pod's next ADD would find its name taken."""
+@pytest.mark.parametrize("name", ["mus00000000001", "mus-0123456789"])
+def test_what_a_killed_daemon_was_making_goes_at_the_next_start(host: tuple[Path, Connection], name: str) -> None:
+    """Such a veth has no owner yet, so no DEL can find it; and the pod's next ADD would find its name taken.
+
+    It has its final name, or one of its own where an earlier one had that.
+    """
     path, connection = host
     with namespace("pod") as pod:
-        command(path, "ip", "link", "add", "mus-0123456789", "type", "veth", "peer", "name", "eth0", "netns", pod.name)
-        assert remove_unfinished(connection) == ["mus-0123456789"]
-        assert links.get(connection, "mus-0123456789") is None
+        command(path, "ip", "link", "add", name, "group", str(UNFINISHED_GROUP), "type", "veth", "peer", "name",
+                "eth0", "netns", pod.name)
+        assert remove_unfinished(connection) == [name]
+        assert links.get(connection, name) is None
         wire(connection, wiring(pod))
         assert remove_unfinished(connection) == []
+
+
+def test_a_link_is_unfinished_until_it_has_its_owner(host: tuple[Path, Connection],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever request a daemon is killed before, what is there then is either removed at the start or known."""
+    connection = host[1]
+    seen: list[tuple[bool, bool]] = []
+    ask = Connection.request
+
+    def watched(self: Connection, requests: Sequence[Request]) -> list[list[Reply]]:
+        seen.extend((link.group == UNFINISHED_GROUP, link.alias == "muslin:net/c1/eth0")
+                    for link in links.listing(connection, "veth") if link.mac == HOST_MAC and "old" not in link.alias)
+        return ask(self, requests)
+
+    with namespace("old") as old, namespace("pod") as pod:
+        wire(connection, wiring(old, attachment=Attachment("net", "old", "eth0")))
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "request", watched)
+            wire(connection, wiring(pod))
+        assert {unfinished for unfinished, _ in seen} == {True, False}
+        assert all(unfinished != owned for unfinished, owned in seen)

@@ -37,7 +37,7 @@ def test_an_attribute_too_long_is_refused() -> None:
 def test_the_veth_message_has_both_ends() -> None:
     """Checked against the layout in linux/if_link.h and linux/veth.h, not against the code's own constants."""
     request = links.create_veth("mus1", "ee:ee:ee:ee:ee:ee", "eth0", "02:00:00:00:00:01", 1400, 7)
-    assert (request.kind, request.flags) == (16, 0x600)  # RTM_NEWLINK; CREATE | EXCL
+    assert (request.kind, request.flags) == (16, 0x608)  # RTM_NEWLINK; CREATE | EXCL | ECHO
     assert request.body[:16] == bytes(16)
     outer = parse(request.body[16:])
     assert bytes(outer[3]) == b"mus1\0"
