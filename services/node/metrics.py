@@ -22,3 +22,16 @@ ENDPOINTS = Gauge("muslin_node_endpoints", "Endpoints whose policy is in the ker
 ATTACHMENTS = Gauge("muslin_node_attachments", "Attachments wired on this node.")
 REVISION = Gauge("muslin_node_enforced_revision", "Revision of the program in the kernel.")
 STREAM_LOSSES = Counter("muslin_node_stream_losses_total", "Times the stream of programs was lost or refused.")
+DELETIONS = Counter("muslin_node_deletions_total", "Deletions that were put off and are concluded, by outcome: ok, "
+                    "failed.", ["outcome"])
+DELETIONS_WAITING = Gauge("muslin_node_deletions_waiting", "Deletions that were put off and wait.")
+DELETIONS_OLDEST = Gauge("muslin_node_deletions_oldest_seconds", "Seconds since the oldest of them was put off.")
+REPAIRS = Counter("muslin_node_repairs_total",
+                  "Times that wiring which others changed was put in order, by what: link, route, neighbour, setting.",
+                  ["what"])
+LOST_LINKS = Gauge("muslin_node_lost_links", "Attachments whose veth was deleted by others and whose DEL has not come.")
+RESTORED = Counter("muslin_node_records_restored_total", "Lost records of running pods given back to the endpoint "
+                   "service, by outcome: ok, refused.", ["outcome"])
+CLEANED = Counter("muslin_node_cleaned_total", "What nobody had deleted and was cleaned up, by what: pod (its "
+                  "namespace is gone), record (its pod is not here), link (not finished).", ["what"])
+OVERRUNS = Counter("muslin_node_event_overruns_total", "Times the kernel had more to tell than was listened to.")
