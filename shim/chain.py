@@ -1,22 +1,25 @@
 """The order of the services, and what happens when one of them fails. Pure: the calls are made by whoever is passed in.
 
-========  ==============================  =======================================================
-command   order                           on an error
-========  ==============================  =======================================================
-ADD       ipam, policy, endpoint, node    roll back, the failing step first, and report it
-DEL, GC   node, endpoint, policy, ipam    go on, report the first and name the others
-CHECK     ipam, policy, endpoint, node    stop, report it
-STATUS    ipam, policy, endpoint, node    stop, report it as "not available"
-========  ==============================  =======================================================
+========  ====================================  =================================================
+command   order                                 on an error
+========  ====================================  =================================================
+ADD       ipam with policy; endpoint; node      roll back all that were asked, and report it
+DEL       node; endpoint; policy with ipam      go on, but free no address that may be in use;
+                                                report the first and name the others
+GC        node; endpoint; policy with ipam      go on, report the first and name the others
+CHECK     all at once                           report the first and name the others
+STATUS    all at once                           the same, as "not available"
+========  ====================================  =================================================
 """
 
 from __future__ import annotations
 
 from shim import messages
-from shim.configuration import SERVICES
 from shim.errors import (
     ALREADY_EXISTS,
     CNI_CODE,
+    CONNECTIVITY_LIMITED,
+    FAILED_PRECONDITION,
     INTERNAL,
     PLUGIN_NOT_AVAILABLE,
     STATUS_NAME,
@@ -31,14 +34,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+    from shim.client import Call
     from shim.deadline import Deadline
     from shim.environment import Environment
 
-    Caller: TypeAlias = Callable[[str, str, bytes, Deadline], bytes]
-    """Calls a verb of a service: (service, verb, request, deadline) to response; raises RpcError."""
+    Caller: TypeAlias = Callable[[Sequence[Call], Deadline], list[bytes | RpcError]]
+    """Makes calls at once and waits for all; for each its response, or what it came to instead."""
 
     Failure: TypeAlias = tuple[str, RpcError]
     """A service and what its call came to."""
+
+    Stage: TypeAlias = tuple[str, ...]
+    """Services that need nothing of each other."""
+
+FORWARD = (("ipam", "policy"), ("endpoint",), ("node",))
+"""Stages of ADD: policy needs no more than the call, endpoint the addresses and profiles, node the record."""
+
+BACKWARD = tuple(stage[::-1] for stage in FORWARD[::-1])
+"""Stages of DEL: the veth goes first, the address last."""
+
+AT_ONCE = (("ipam", "policy", "endpoint", "node"),)
 
 _RESERVE = 0.25  # the part of an ADD's time that is kept for its rollback
 
@@ -62,112 +77,141 @@ class Invocation:
 def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
     """Run ADD and return the last service's result.
 
-    A call without an answer may have been carried out, so the failing step is rolled back too. The rollback is the
+    A call without an answer may have been carried out, so a failing step is rolled back too. The rollback is the
     services' own DEL, by attachment. So it must not run when a step answers ALREADY_EXISTS: that means that this very
     attachment is there from an earlier ADD, whose address and record the steps before it have only found again.
 
     Raises:
         CniError: a step failed; the rollback is done, or its details say what of it is not.
     """
-    whole = deadline.left()
-    forward = deadline.earlier(whole * _RESERVE)
+    forward = deadline.earlier(deadline.left() * _RESERVE)
     result = context = b""
-    for number, service in enumerate(SERVICES):
-        try:
-            answer = _step(service, invocation.request(result, context), caller, forward)
-        except RpcError as error:
-            there_before = error.answered and error.status == ALREADY_EXISTS
-            undo = () if there_before else SERVICES[:number + 1][::-1]
-            failed = _each(undo, "Del", invocation.request(), caller, deadline)
-            raise _report((service, error), failed, f"rolled back {_names(undo, failed)}") from None
-        result, context = answer
+    for number, stage in enumerate(FORWARD, 1):
+        answers, failed = _ask((stage,), "Add", invocation.request(result, context), caller, forward)
+        steps: list[tuple[bytes, bytes]] = []
+        for service, answer in answers:
+            try:
+                steps.append(_step(service, answer))
+            except messages.BadMessage as problem:
+                failed.append((service, RpcError(INTERNAL, str(problem))))
+        if failed:
+            there_before = any(error.answered and error.status == ALREADY_EXISTS for _, error in failed)
+            undo = () if there_before else BACKWARD[-number:]
+            undone, broken = _undo(undo, invocation.request(), caller, deadline)
+            raise _report(failed + broken, f"rolled back {', '.join(undone) or 'nothing'}")
+        result, context = steps[0][0], merged([context for _, context in steps])
     return result
 
 
-def _step(service: str, request: bytes, caller: Caller, deadline: Deadline) -> tuple[bytes, bytes]:
+def _step(service: str, answer: bytes) -> tuple[bytes, bytes]:
     """Result and context after a service's part of ADD.
 
     Raises:
-        RpcError: its own, or its answer is not what the chain can go on with.
+        messages.BadMessage: its answer is not what the chain can go on with.
     """
     try:
-        result, context = messages.add_response(caller(service, "Add", request, deadline))
+        result, context = messages.add_response(answer)
     except messages.BadMessage as problem:
-        raise RpcError(INTERNAL, f"an answer that does not decode: {problem}") from None
-    if service == SERVICES[-1] and not result:
-        raise RpcError(INTERNAL, "no result at the end of the chain")
+        raise messages.BadMessage(f"an answer that does not decode: {problem}") from None
+    if service == FORWARD[-1][-1] and not result:
+        raise messages.BadMessage("no result at the end of the chain")
+    if context and not (context.startswith(b"{") and context.endswith(b"}")):
+        raise messages.BadMessage("a context that is not a JSON object")
     return result, context
 
 
+def merged(contexts: Sequence[bytes]) -> bytes:
+    """One JSON object with the members of all, which are different: each has one writer (muslin.cni.context)."""
+    members = [inside for context in contexts if (inside := context[1:-1].strip())]
+    return b"{" + b",".join(members) + b"}" if members else b""
+
+
 def delete(invocation: Invocation, caller: Caller, deadline: Deadline) -> None:
-    """Run DEL: every service gets its chance, whatever the others said.
+    """Run DEL: every service gets its chance, whatever the others said, but ipam.
 
     Raises:
         CniError: the first failure.
     """
-    _all_or_first(invocation, "Del", caller, deadline)
+    _, failed = _undo(BACKWARD, invocation.request(), caller, deadline)
+    if failed:
+        raise _report(failed)
+
+
+def _undo(stages: Sequence[Stage], request: bytes, caller: Caller,
+          deadline: Deadline) -> tuple[list[str], list[Failure]]:
+    """DEL through some stages: who did it, and what failed.
+
+    An address is only freed when the veth and the record that use it are gone: otherwise a pod that gets it next would
+    share it with this one.
+    """
+    done: list[str] = []
+    failed: list[Failure] = []
+    for number, stage in enumerate(stages):
+        asked = tuple(service for service in stage if service != "ipam" or not failed)
+        answers, broken = _ask((asked,), "Del", request, caller, deadline.share(len(stages) - number))
+        done += [service for service, _ in answers]
+        failed += broken
+    return done, failed
 
 
 def collect(invocation: Invocation, caller: Caller, deadline: Deadline) -> None:
-    """Run GC, as DEL.
+    """Run GC: every service gets its chance, whatever the others said.
 
     Raises:
         CniError: the first failure.
     """
-    _all_or_first(invocation, "GC", caller, deadline)
+    _, failed = _ask(BACKWARD, "GC", invocation.request(), caller, deadline)
+    if failed:
+        raise _report(failed)
 
 
 def check(invocation: Invocation, caller: Caller, deadline: Deadline) -> None:
     """Run CHECK.
 
     Raises:
-        CniError: the first failure, at which it stops.
+        CniError: the first failure.
     """
-    _until_first(invocation, "Check", caller, deadline)
+    _, failed = _ask(AT_ONCE, "Check", invocation.request(), caller, deadline)
+    if failed:
+        raise _report(failed)
 
 
 def status(invocation: Invocation, caller: Caller, deadline: Deadline) -> None:
     """Run STATUS.
 
     Raises:
-        CniError: the first failure, at which it stops. What would be "try again later" elsewhere is
-            PLUGIN_NOT_AVAILABLE here (specification 1.1, "STATUS").
+        CniError: the first failure, by how bad it is. What would be "try again later" elsewhere is
+            PLUGIN_NOT_AVAILABLE here; a precondition that fails is CONNECTIVITY_LIMITED: pods that run are touched by
+            it (specification 1.1, "STATUS").
     """
-    try:
-        _until_first(invocation, "Status", caller, deadline)
-    except CniError as error:
-        if error.code == TRY_AGAIN_LATER:
-            error.code = PLUGIN_NOT_AVAILABLE
-        raise
-
-
-def _until_first(invocation: Invocation, verb: str, caller: Caller, deadline: Deadline) -> None:
-    for service in SERVICES:
-        try:
-            caller(service, verb, invocation.request(), deadline)
-        except RpcError as error:
-            raise _report((service, error), (), "") from None
-
-
-def _all_or_first(invocation: Invocation, verb: str, caller: Caller, deadline: Deadline) -> None:
-    failed = _each(SERVICES[::-1], verb, invocation.request(), caller, deadline)
+    _, failed = _ask(AT_ONCE, "Status", invocation.request(), caller, deadline)
     if failed:
-        raise _report(failed[0], failed[1:], "")
+        failed.sort(key=lambda failure: failure[1].status != FAILED_PRECONDITION)  # stable
+        error = _report(failed)
+        if failed[0][1].status == FAILED_PRECONDITION:
+            error.code = CONNECTIVITY_LIMITED
+        elif error.code == TRY_AGAIN_LATER:
+            error.code = PLUGIN_NOT_AVAILABLE
+        raise error
 
 
-def _each(services: Sequence[str], verb: str, request: bytes, caller: Caller, deadline: Deadline) -> list[Failure]:
-    """Call every service, each with its share of the time, and collect what failed."""
-    failed = []
-    for number, service in enumerate(services):
-        try:
-            caller(service, verb, request, deadline.share(len(services) - number))
-        except RpcError as error:
-            failed.append((service, error))
-    return failed
+def _ask(stages: Sequence[Stage], verb: str, request: bytes, caller: Caller,
+         deadline: Deadline) -> tuple[list[tuple[str, bytes]], list[Failure]]:
+    """Call every service, stage by stage, each stage with its share of the time; the answers and the failures."""
+    answers: list[tuple[str, bytes]] = []
+    failed: list[Failure] = []
+    for number, stage in enumerate(stages):
+        calls = [(service, f"Plugin/{verb}", request) for service in stage]
+        for service, outcome in zip(stage, caller(calls, deadline.share(len(stages) - number)), strict=True):
+            if isinstance(outcome, RpcError):
+                failed.append((service, outcome))
+            else:
+                answers.append((service, outcome))
+    return answers, failed
 
 
-def _report(first: Failure, others: Sequence[Failure], done: str) -> CniError:
-    service, error = first
+def _report(failed: Sequence[Failure], done: str = "") -> CniError:
+    (service, error), *others = failed
     notes = [f"{service} answered {_status(error)}" if error.answered else f"{service}: {_status(error)}"]
     notes += [done] if done else []
     notes += [f"{name} failed too: {other.message} ({_status(other)})" for name, other in others]
@@ -176,9 +220,3 @@ def _report(first: Failure, others: Sequence[Failure], done: str) -> CniError:
 
 def _status(error: RpcError) -> str:
     return STATUS_NAME[error.status] if 0 <= error.status < len(STATUS_NAME) else str(error.status)
-
-
-def _names(services: Sequence[str], failed: Sequence[Failure]) -> str:
-    """The services that were rolled back, without those that failed to."""
-    broken = [name for name, _ in failed]
-    return ", ".join(name for name in services if name not in broken) or "nothing"

@@ -8,11 +8,17 @@ from shim.transport import Broken, Refused, Transport, Unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from shim.deadline import Deadline
+    from shim.http2 import Response
+
+    Call: TypeAlias = tuple[str, str, bytes]
+    """A service, a method of its package such as `Plugin/Add`, and a request."""
 
 _RACE = 0.05  # seconds: the server keeps our deadline too, and its word for it may be here before ours
+_FAILURES = (RpcError, TimeoutError, Unreachable, Refused, Broken)
 
 
 class Client:
@@ -24,48 +30,72 @@ class Client:
         self._traceparent = traceparent
         self._open: dict[str, Transport] = {}
 
-    def __call__(self, service: str, verb: str, request: bytes, deadline: Deadline) -> bytes:
-        """Call a verb of a service and return the bytes of its response.
+    def __call__(self, calls: Sequence[Call], deadline: Deadline) -> list[bytes | RpcError]:
+        """Make calls at once, each on a stream of its own, and wait for all of them.
 
-        Raises:
-            RpcError: DEADLINE_EXCEEDED or UNAVAILABLE naming the socket, or the service's own status.
+        Returns for each the bytes of its response or what it came to instead: the service's own status, or
+        DEADLINE_EXCEEDED or UNAVAILABLE naming the socket.
         """
-        path = self._targets[service]
         allowed = deadline.left()
-        try:
-            try:
-                return self._call(path, service, verb, request, deadline)
-            except Refused:  # so once more: a daemon that is being replaced answers so
-                self._drop(path)
-                return self._call(path, service, verb, request, deadline)
-        except TimeoutError:
-            raise _late(path, allowed) from None
-        except RpcError as error:
-            if error.status == DEADLINE_EXCEEDED and deadline.left() < _RACE:
-                raise _late(path, allowed) from None
-            if error.status in (DEADLINE_EXCEEDED, UNAVAILABLE):
-                error.message += f" (from unix:{path})"
-            raise
-        except Unreachable as problem:
-            raise RpcError(UNAVAILABLE, f"can not connect to unix:{path}: {problem}") from None
-        except (Refused, Broken) as problem:
-            self._drop(path)
-            raise RpcError(UNAVAILABLE, f"no answer from unix:{path}: {problem}") from None
+        outcomes = self._together(calls, deadline)
+        if refused := [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Refused)]:
+            for number in refused:  # so once more: a daemon that is being replaced answers so
+                self._drop(self._targets[calls[number][0]])
+            for number, outcome in zip(refused, self._together([calls[number] for number in refused], deadline),
+                                       strict=True):
+                outcomes[number] = outcome
+        return [outcome if isinstance(outcome, bytes) else self._error(call[0], outcome, deadline, allowed)
+                for call, outcome in zip(calls, outcomes, strict=True)]
 
     def close(self) -> None:
         """Close all connections."""
         for path in list(self._open):
             self._drop(path)
 
-    def _call(self, path: str, service: str, verb: str, request: bytes, deadline: Deadline) -> bytes:
-        transport = self._open.get(path)
-        if transport is None:
-            transport = self._open[path] = Transport(path, unary.LARGEST_MESSAGE + 5, deadline)
-        return unary.call(transport, f"/muslin.{service}.v1.Plugin/{verb}", request, self._traceparent, deadline)
+    def _together(self, calls: Sequence[Call], deadline: Deadline) -> list[bytes | Exception]:
+        begun = [self._begin(*call, deadline) for call in calls]
+        if len(self._open) > 1:  # waiting for an answer sends on its own connection only
+            for transport in self._open.values():
+                transport.push()
+        return [_finish(*each, deadline) if isinstance(each, tuple) else each for each in begun]
+
+    def _begin(self, service: str, method: str, request: bytes,
+               deadline: Deadline) -> tuple[Transport, Response] | Exception:
+        path = self._targets[service]
+        try:
+            transport = self._open.get(path)
+            if transport is None:
+                transport = self._open[path] = Transport(path, unary.LARGEST_MESSAGE + 5, deadline)
+            return transport, unary.begin(transport, f"/muslin.{service}.v1.{method}", request, self._traceparent,
+                                          deadline)
+        except _FAILURES as problem:
+            return problem
+
+    def _error(self, service: str, problem: Exception, deadline: Deadline, allowed: float) -> RpcError:
+        path = self._targets[service]
+        if isinstance(problem, RpcError):
+            if problem.status == DEADLINE_EXCEEDED and deadline.left() < _RACE:
+                return _late(path, allowed)
+            if problem.status in (DEADLINE_EXCEEDED, UNAVAILABLE):
+                problem.message += f" (from unix:{path})"
+            return problem
+        if isinstance(problem, TimeoutError):
+            return _late(path, allowed)
+        if isinstance(problem, Unreachable):
+            return RpcError(UNAVAILABLE, f"can not connect to unix:{path}: {problem}")
+        self._drop(path)
+        return RpcError(UNAVAILABLE, f"no answer from unix:{path}: {problem}")
 
     def _drop(self, path: str) -> None:
         if transport := self._open.pop(path, None):
             transport.close()
+
+
+def _finish(transport: Transport, response: Response, deadline: Deadline) -> bytes | Exception:
+    try:
+        return unary.finish(transport, response, deadline)
+    except _FAILURES as problem:
+        return problem
 
 
 def _late(path: str, allowed: float) -> RpcError:

@@ -1,6 +1,6 @@
 """The client's side of an HTTP/2 connection (RFC 9113) as a state machine: bytes in, bytes out, no socket.
 
-Requests are made one after another; each waits for the response of the one before, or gives it up.
+Several requests may be under way at once, each on a stream of its own.
 """
 
 from __future__ import annotations
@@ -28,17 +28,28 @@ class Response:
         done: Nothing more will come.
         reset: Error code if the stream was reset, by the peer or by us.
         overflow: The body was longer than the limit, so we reset the stream.
+        stream: Id of the request's stream.
+        request: The request's body.
+        sent: Bytes of it that the windows have let through.
+        window: Bytes that we may send on the stream; settings can make it negative.
+        received: Bytes of the stream that are not yet acknowledged.
     """
 
-    __slots__ = ("body", "done", "headers", "overflow", "reset", "trailers")
+    __slots__ = ("body", "done", "headers", "overflow", "received", "request", "reset", "sent", "stream",
+                 "trailers", "window")
 
-    def __init__(self) -> None:
+    def __init__(self, stream: int = 0, request: bytes = b"", window: int = 0) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
         self.trailers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
         self.done = False
         self.reset: int | None = None
         self.overflow = False
+        self.stream = stream
+        self.request = request
+        self.sent = 0
+        self.window = window
+        self.received = 0
 
 
 class Http2:
@@ -62,43 +73,33 @@ class Http2:
         self._inbox = bytearray()
         self._decoder = hpack.Decoder()
         self._stream = -1
-        self._response = Response()
-        self._request, self._sent = b"", 0
+        self._under_way: dict[int, Response] = {}  # by stream, oldest first
         self._window = frames.DEFAULT_WINDOW  # what we may send on the connection
-        self._stream_window = 0               # and on the stream; settings can make it negative
         self._first_window = frames.DEFAULT_WINDOW
         self._frame_size = frames.DEFAULT_FRAME_SIZE
         self._received = 0                    # not yet acknowledged on the connection
-        self._stream_received = 0             # nor on the stream
         self._block = bytearray()             # a header block in the making,
         self._block_stream = 0                # of this stream,
         self._block_ends = False              # which it ends; 0 if there is none
 
-    @property
-    def stream(self) -> int:
-        """Id of the newest request; -1 before the first."""
-        return self._stream
-
     def open(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
         """Begin a request. The response fills as bytes are fed."""
         self._stream += 2
-        self._response = Response()
-        self._request, self._sent = body, 0
-        self._stream_window, self._stream_received = self._first_window, 0
+        response = self._under_way[self._stream] = Response(self._stream, body, self._first_window)
         block, kind = hpack.encode(headers), frames.HEADERS
         while kind == frames.HEADERS or block:
             piece, block = block[:self._frame_size], block[self._frame_size:]
             self.outbox += frames.frame(kind, 0 if block else frames.END_HEADERS, self._stream, piece)
             kind = frames.CONTINUATION
-        self._pump()
-        return self._response
+        self._pump(response)
+        return response
 
-    def cancel(self, code: int = frames.CANCEL) -> None:
-        """Give the request up, if it is not done."""
-        if not self._response.done:
-            self.outbox += frames.reset(self._stream, code)
-            self._response.reset = code
-            self._finish()
+    def cancel(self, response: Response, code: int = frames.CANCEL) -> None:
+        """Give a request up, if it is not done."""
+        if not response.done:
+            self.outbox += frames.reset(response.stream, code)
+            response.reset = code
+            self._finish(response)
 
     def feed(self, data: bytes) -> None:
         """Take in what the peer sent.
@@ -117,23 +118,28 @@ class Http2:
             self.outbox += frames.goaway(fault.code)
             raise
 
-    def _pump(self) -> None:
-        """Send as much of the request as the windows let through."""
-        while (left := len(self._request) - self._sent) > 0:
-            size = min(left, self._frame_size, self._window, self._stream_window)
+    def _pump(self, response: Response) -> None:
+        """Send as much of a request as the windows let through."""
+        while (left := len(response.request) - response.sent) > 0:
+            size = min(left, self._frame_size, self._window, response.window)
             if size <= 0:
                 return
-            self.outbox += frames.frame(frames.DATA, frames.END_STREAM if size == left else 0, self._stream,
-                                        self._request[self._sent:self._sent + size])
-            self._sent += size
+            self.outbox += frames.frame(frames.DATA, frames.END_STREAM if size == left else 0, response.stream,
+                                        response.request[response.sent:response.sent + size])
+            response.sent += size
             self._window -= size
-            self._stream_window -= size
+            response.window -= size
 
-    def _finish(self) -> None:
-        self._response.done = True
-        if self._sent < len(self._request) and self._response.reset is None:
-            self.outbox += frames.reset(self._stream, frames.CANCEL)  # answered before all was sent
-        self._request, self._sent = b"", 0
+    def _pump_all(self) -> None:
+        for response in self._under_way.values():
+            self._pump(response)
+
+    def _finish(self, response: Response) -> None:
+        response.done = True
+        del self._under_way[response.stream]
+        if response.sent < len(response.request) and response.reset is None:
+            self.outbox += frames.reset(response.stream, frames.CANCEL)  # answered before all was sent
+        response.request, response.sent = b"", 0
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self._block_stream and (kind != frames.CONTINUATION or stream != self._block_stream):
@@ -149,22 +155,22 @@ class Http2:
             self.outbox += frames.window_update(0, self._received)
             self._received = 0
         content = frames.unpadded(flags, payload)
-        response = self._response
-        if not self._expected(stream) or response.done:
+        response = self._expected(stream)
+        if response is None:
             return
         if not response.headers:
             raise _fault("a body before its headers")
         response.body += content
         if len(response.body) > self._body_limit:
             response.overflow = True
-            self.cancel()
+            self.cancel(response)
         elif flags & frames.END_STREAM:
-            self._finish()
+            self._finish(response)
         else:
-            self._stream_received += len(payload)
-            if self._stream_received >= WINDOW // 2:
-                self.outbox += frames.window_update(stream, self._stream_received)
-                self._stream_received = 0
+            response.received += len(payload)
+            if response.received >= WINDOW // 2:
+                self.outbox += frames.window_update(stream, response.received)
+                response.received = 0
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         content = frames.unpadded(flags, payload)
@@ -190,11 +196,10 @@ class Http2:
             headers = self._decoder.decode(bytes(self._block))  # also of a stream we gave up: the table must follow
             self._block.clear()
             self._block_stream = 0
-            if stream == self._stream and not self._response.done:
-                self._header_list(headers)
+            if response := self._under_way.get(stream):
+                self._header_list(response, headers)
 
-    def _header_list(self, headers: list[tuple[bytes, bytes]]) -> None:
-        response = self._response
+    def _header_list(self, response: Response, headers: list[tuple[bytes, bytes]]) -> None:
         informational = any(name == b":status" and value.startswith(b"1") for name, value in headers)
         if informational and not response.headers and not self._block_ends:
             return
@@ -204,13 +209,13 @@ class Http2:
             response.headers = headers
         if self._block_ends:
             response.trailers = headers
-            self._finish()
+            self._finish(response)
 
     def _on_reset(self, flags: int, stream: int, payload: bytes) -> None:
         _length(payload, 4, "RST_STREAM")
-        if self._expected(stream) and not self._response.done:
-            self._response.reset = int.from_bytes(payload, "big")
-            self._finish()
+        if response := self._expected(stream):
+            response.reset = int.from_bytes(payload, "big")
+            self._finish(response)
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
         if flags & frames.ACK:
@@ -220,14 +225,15 @@ class Http2:
             if key == frames.SETTINGS_INITIAL_WINDOW_SIZE:
                 if value > frames.LARGEST_WINDOW:
                     raise ConnectionFault(frames.FLOW_CONTROL_ERROR, f"an initial window of {value} bytes")
-                self._stream_window += value - self._first_window
+                for response in self._under_way.values():
+                    response.window += value - self._first_window
                 self._first_window = value
             elif key == frames.SETTINGS_MAX_FRAME_SIZE:
                 if not frames.DEFAULT_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
                     raise _fault(f"frames of {value} bytes")
                 self._frame_size = value
         self.outbox += frames.frame(frames.SETTINGS, frames.ACK, 0, b"")
-        self._pump()
+        self._pump_all()
 
     def _on_push(self, flags: int, stream: int, payload: bytes) -> None:
         raise _fault("PUSH_PROMISE, which we forbade")
@@ -247,23 +253,24 @@ class Http2:
     def _on_window_update(self, flags: int, stream: int, payload: bytes) -> None:
         _length(payload, 4, "WINDOW_UPDATE")
         increment = int.from_bytes(payload, "big") & frames.LARGEST_WINDOW
+        response = self._expected(stream) if stream else None
         if stream == 0:
             self._window += increment
-        elif self._expected(stream):
-            self._stream_window += increment
+        elif response:
+            response.window += increment
         else:
             return
         if not increment:
             raise _fault("a WINDOW_UPDATE by nothing")
-        if max(self._window, self._stream_window) > frames.LARGEST_WINDOW:
+        if max(self._window, response.window if response else 0) > frames.LARGEST_WINDOW:
             raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window beyond all bounds")
-        self._pump()
+        self._pump_all()
 
-    def _expected(self, stream: int) -> bool:
-        """Whether this is the stream of the newest request; an older one was given up, its rest is to be ignored."""
+    def _expected(self, stream: int) -> Response | None:
+        """The response of a stream; None if it is done or was given up: what comes after is to be ignored."""
         if stream > self._stream or not stream % 2:
             raise _fault(f"a frame on stream {stream}, which was never opened")
-        return stream == self._stream
+        return self._under_way.get(stream)
 
 
 def _length(payload: bytes, length: int, what: str) -> None:

@@ -32,7 +32,7 @@ class Broken(Exception):
 
 
 class Transport:
-    """A connection, for one request at a time."""
+    """A connection, for any number of requests at once."""
 
     def __init__(self, path: str, body_limit: int, deadline: Deadline) -> None:
         """Connect.
@@ -42,6 +42,7 @@ class Transport:
             TimeoutError: the deadline passed.
         """
         self._http2 = Http2(body_limit)
+        self._lost = ""  # how the connection was lost, once it is
         self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         try:
             self._connect(path.encode(), deadline)
@@ -61,37 +62,57 @@ class Transport:
             except OSError as problem:
                 raise Unreachable(problem.strerror or str(problem)) from None
 
-    def exchange(self, headers: Iterable[tuple[bytes, bytes]], body: bytes, deadline: Deadline) -> Response:
-        """Make a request and wait for all of its response.
+    def begin(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
+        """Make a request, to be sent with the next `finish` or `push`.
 
         Raises:
-            Refused: the peer will not carry it out; on a new connection it may.
+            Refused: the peer carries out no more on this connection; on a new one it may.
+        """
+        if self._http2.refused_above is not None:
+            raise Refused(f"the service is going away: {self._http2.farewell}")
+        return self._http2.open(headers, body)
+
+    def finish(self, response: Response, deadline: Deadline) -> Response:
+        """Wait for all of a response; what comes for others meanwhile goes to them.
+
+        Raises:
+            Refused: the peer will not carry the request out; on a new connection it may.
             Broken: the connection is lost.
             TimeoutError: the deadline passed; the request is cancelled, and the connection can be used on.
         """
-        http2 = self._http2
-        if http2.refused_above is not None:
-            raise Refused(f"the service is going away: {http2.farewell}")
-        response = http2.open(headers, body)
         try:
             while not response.done:  # what we still owe the peer then goes out with the next request
+                if self._lost:
+                    raise Broken(self._lost)
+                self._refused(response)
                 self._flush(deadline)
                 self._receive(deadline)
-                self._refused()
         except TimeoutError:
-            http2.cancel()
-            self._farewell()
+            self._http2.cancel(response)
+            self.push()
             raise
         except ConnectionFault as fault:
-            self._farewell()
-            raise Broken(f"the peer broke the HTTP/2 protocol: {fault}") from None
+            self._lost = f"the peer broke the HTTP/2 protocol: {fault}"
+            self.push()
+            raise Broken(self._lost) from None
         except OSError as problem:
+            self._lost = f"connection lost: {problem.strerror or problem}"
             self._last_words()
+            self._refused(response)
             if not response.done:
-                raise Broken(f"connection lost: {problem.strerror or problem}") from None
+                raise Broken(self._lost) from None
         if response.reset == REFUSED_STREAM:
             raise Refused("the service refused the stream")
         return response
+
+    def push(self) -> None:
+        """Send what can be sent without waiting; a connection that is lost will be noticed later."""
+        self._socket.settimeout(0)
+        try:
+            outbox = self._http2.outbox
+            del outbox[:self._socket.send(outbox[:_CHUNK], MSG_NOSIGNAL)]
+        except OSError:
+            pass
 
     def close(self) -> None:
         """Close the connection."""
@@ -110,30 +131,16 @@ class Transport:
             raise ConnectionResetError(0, "the service closed it")
         self._http2.feed(data)
 
-    def _refused(self) -> None:
+    def _refused(self, response: Response) -> None:
         limit = self._http2.refused_above
-        if limit is not None and self._http2.stream > limit:
+        if limit is not None and response.stream > limit and not response.done:
             raise Refused(f"the service is going away: {self._http2.farewell}")
 
-    def _farewell(self) -> None:
-        """Tell the peer that we gave up, if it can be told without waiting."""
-        self._socket.settimeout(0)
-        try:
-            outbox = self._http2.outbox
-            del outbox[:self._socket.send(outbox[:_CHUNK], MSG_NOSIGNAL)]
-        except OSError:
-            pass  # it will notice when we are gone
-
     def _last_words(self) -> None:
-        """Read what came before the connection was lost: perhaps the answer, or that the request was refused.
-
-        Raises:
-            Refused: it was.
-        """
+        """Read what came before the connection was lost: perhaps the answer, or that the request was refused."""
         self._socket.settimeout(0)
         try:
             while data := self._socket.recv(_CHUNK):
                 self._http2.feed(data)
         except (OSError, ConnectionFault):
             pass  # nothing more to learn
-        self._refused()

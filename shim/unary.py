@@ -34,14 +34,14 @@ _RESET = {frames.REFUSED_STREAM: UNAVAILABLE, frames.CANCEL: CANCELLED, frames.E
           frames.INADEQUATE_SECURITY: DENIED}
 
 
-def call(transport: Transport, method: str, message: bytes, traceparent: str, deadline: Deadline) -> bytes:
-    """Call a method, such as `/muslin.ipam.v1.Plugin/Add`, and return the bytes of its response message.
+def begin(transport: Transport, method: str, message: bytes, traceparent: str, deadline: Deadline) -> Response:
+    """Call a method, such as `/muslin.ipam.v1.Plugin/Add`; `finish` waits for the answer.
 
     Raises:
-        RpcError: the service's own status, or what the answer amounts to if it breaks the protocol.
-        TimeoutError, transport.Refused, transport.Broken: as Transport.exchange() says.
+        TimeoutError: the deadline has passed.
+        transport.Refused: as Transport.begin() says.
     """
-    headers = [
+    return transport.begin((
         (b":method", b"POST"),
         (b":scheme", b"http"),
         (b":path", method.encode()),
@@ -51,8 +51,17 @@ def call(transport: Transport, method: str, message: bytes, traceparent: str, de
         (b"content-type", b"application/grpc"),
         (b"user-agent", b"muslin-shim"),
         (b"traceparent", traceparent.encode()),
-    ]
-    return _message(transport.exchange(headers, b"\0" + len(message).to_bytes(4, "big") + message, deadline))
+    ), b"\0" + len(message).to_bytes(4, "big") + message)
+
+
+def finish(transport: Transport, response: Response, deadline: Deadline) -> bytes:
+    """Wait for the answer to a call and return the bytes of its message.
+
+    Raises:
+        RpcError: the service's own status, or what the answer amounts to if it breaks the protocol.
+        TimeoutError, transport.Refused, transport.Broken: as Transport.finish() says.
+    """
+    return _message(transport.finish(response, deadline))
 
 
 def timeout(seconds: float) -> bytes:

@@ -75,18 +75,26 @@ def client(path: Path) -> Iterator[Client]:
     made.close()
 
 
-async def call(made: Client, service: str = "ipam", seconds: float = 5) -> bytes:
-    return await asyncio.to_thread(made, service, "Add", REQUEST, Deadline(time.monotonic() + seconds))
+async def together(made: Client, *services: str, seconds: float = 5,
+                   request: bytes = REQUEST) -> list[bytes | RpcError]:
+    """Add of some services at once."""
+    calls = [(service, "Plugin/Add", request) for service in services]
+    return await asyncio.to_thread(made, calls, Deadline(time.monotonic() + seconds))
+
+
+async def call(made: Client, service: str = "ipam", seconds: float = 5) -> bytes | RpcError:
+    return (await together(made, service, seconds=seconds))[0]
 
 
 async def failure(path: Path, seconds: float = 5, request: bytes = REQUEST) -> RpcError:
     """The error of one call over a new connection."""
-    with client(path) as made, pytest.raises(RpcError) as caught:
-        await asyncio.to_thread(made, "ipam", "Add", request, Deadline(time.monotonic() + seconds))
-    return caught.value
+    with client(path) as made:
+        outcome, = await together(made, "ipam", seconds=seconds, request=request)
+    assert isinstance(outcome, RpcError)
+    return outcome
 
 
-async def success(path: Path) -> bytes:
+async def success(path: Path) -> bytes | RpcError:
     """The response to one call over a new connection."""
     with client(path) as made:
         return await call(made)
@@ -243,9 +251,9 @@ async def test_a_call_after_one_that_was_given_up_uses_the_same_connection(path:
 
     async with peer(path, script):
         with client(path) as made:
-            with pytest.raises(RpcError) as caught:
-                await call(made, seconds=0.3)
-            assert caught.value.status == 4
+            late = await call(made, seconds=0.3)
+            assert isinstance(late, RpcError)
+            assert late.status == 4
             assert await call(made) == RESPONSE
     assert second.result() == 3
 
@@ -313,6 +321,88 @@ async def test_our_huffman_table_is_that_of_grpc(path: Path, monkeypatch: pytest
     async with serving(chain, path):
         await success(path)
     assert chain.asked[0].metadata["x-coded"] == printable.decode()
+
+
+async def test_calls_made_at_once_are_on_their_way_together(path: Path) -> None:
+    """The peer answers none before it has all, and the last first."""
+    async def script(connection: Connection) -> None:
+        for stream in reversed([await connection.request(), await connection.request()]):
+            connection.answer(stream)
+        await connection.reader.read()
+
+    async with peer(path, script):
+        with client(path) as made:
+            assert await together(made, "ipam", "node") == [RESPONSE, RESPONSE]
+
+
+async def test_one_of_two_calls_is_refused_and_tried_again_alone(path: Path) -> None:
+    """On a new connection, when the other has its answer."""
+    requests = []
+
+    async def script(connection: Connection) -> None:
+        while True:
+            stream = await connection.request()
+            requests.append((connection.number, stream))
+            if (connection.number, stream) == (0, 3):
+                connection.send(frame(frames.GOAWAY, 0, 0, (1).to_bytes(4, "big") + bytes(4)))
+                connection.answer(1)
+            elif connection.number:
+                connection.answer(stream)
+
+    async with peer(path, script):
+        with client(path) as made:
+            assert await together(made, "ipam", "node") == [RESPONSE, RESPONSE]
+    assert requests == [(0, 1), (0, 3), (1, 1)]
+
+
+async def test_one_of_two_calls_never_ends_and_the_other_has_its_answer(path: Path) -> None:
+    rest: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        connection.answer(await connection.request())
+        rest.set_result(await connection.reader.read())
+
+    async with peer(path, script):
+        with client(path) as made:
+            late, answered = await together(made, "ipam", "node", seconds=0.3)
+        cancelled = await asyncio.wait_for(rest, 30)
+    assert isinstance(late, RpcError)
+    assert (late.status, answered) == (4, RESPONSE)
+    assert frames.reset(1, frames.CANCEL) in cancelled
+
+
+async def test_the_connection_is_lost_after_one_of_two_answers(path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        connection.answer(await connection.request())
+        await connection.writer.drain()
+
+    async with peer(path, script):
+        with client(path) as made:
+            lost, answered = await together(made, "ipam", "node")
+    assert isinstance(lost, RpcError)
+    assert (lost.status, answered) == (14, RESPONSE)
+    assert "connection lost" in lost.message
+
+
+async def test_calls_at_once_to_several_sockets_are_on_their_way_together(path: Path, tmp_path: Path) -> None:
+    """Neither service answers before both were asked."""
+    asked = {"ipam": asyncio.Event(), "node": asyncio.Event()}
+
+    def script(service: str, other: str) -> Peer:
+        async def talk(connection: Connection) -> None:
+            stream = await connection.request()
+            asked[service].set()
+            await asked[other].wait()
+            connection.answer(stream)
+            await connection.reader.read()
+        return talk
+
+    async with peer(path, script("ipam", "node")), peer(tmp_path / "t", script("node", "ipam")):
+        made = Client({"ipam": str(path), "node": str(tmp_path / "t")}, PARENT)
+        assert await together(made, "ipam", "node") == [RESPONSE, RESPONSE]
+        made.close()
 
 
 async def test_services_at_one_socket_share_a_connection_and_others_have_their_own(path: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
+from itertools import chain as joined
 
 import pytest
 from hypothesis import given
@@ -10,12 +13,13 @@ from hypothesis import strategies as st
 
 from muslin.api.cni.v1 import cni_pb2
 from shim import chain
-from shim.configuration import SERVICES
+from shim.chain import BACKWARD, FORWARD
 from shim.deadline import Deadline
 from shim.environment import Environment
-from shim.errors import ALREADY_EXISTS, CNI_CODE, CniError, RpcError
+from shim.errors import ALREADY_EXISTS, CNI_CODE, FAILED_PRECONDITION, CniError, RpcError
 
 INVOCATION = chain.Invocation(Environment("ADD", container_id="c1"), b"{}")
+SERVICES = ("ipam", "policy", "endpoint", "node")
 STATUS = st.integers(1, 16)
 FAILURES = st.dictionaries(st.sampled_from(SERVICES), STATUS)
 THIRTY_SECONDS = 30.0
@@ -26,20 +30,41 @@ class Services:
 
     def __init__(self, **failing: dict[str, int]) -> None:
         self.failing = failing
-        self.asked: list[str] = []
+        self.asked: list[tuple[str, ...]] = []
+        """What was asked at once, such as ("ipam.Add", "policy.Add")."""
         self.times: list[float] = []
+        self.calls: dict[str, cni_pb2.Call] = {}
 
-    def __call__(self, service: str, verb: str, request: bytes, deadline: Deadline) -> bytes:
-        assert cni_pb2.AddRequest.FromString(request).call.container_id == "c1"
-        self.asked.append(f"{service}.{verb}")
+    def __call__(self, calls: Sequence[tuple[str, str, bytes]], deadline: Deadline) -> list[bytes | RpcError]:
+        assert len({request for _, _, request in calls}) == 1
+        verbs = [method.removeprefix("Plugin/") for _, method, _ in calls]
+        self.asked.append(tuple(f"{call[0]}.{verb}" for call, verb in zip(calls, verbs, strict=True)))
         self.times.append(deadline.left())
+        return [self._answer(service, verb, request)
+                for (service, _, request), verb in zip(calls, verbs, strict=True)]
+
+    def _answer(self, service: str, verb: str, request: bytes) -> bytes | RpcError:
+        self.calls[f"{service}.{verb}"] = cni_pb2.AddRequest.FromString(request).call
+        assert self.calls[f"{service}.{verb}"].container_id == "c1"
         if status := self.failing.get(verb, {}).get(service):
-            raise RpcError(status, f"{service} failed", answered=True)
-        return cni_pb2.AddResponse(result=service.encode()).SerializeToString()
+            return RpcError(status, f"{service} failed", answered=True)
+        before = json.loads(self.calls[f"{service}.{verb}"].context or b"{}")
+        context = json.dumps({**before, service: {"said": verb}}).encode()
+        return cni_pb2.AddResponse(result=service.encode(), context=context).SerializeToString()
 
     @property
     def until(self) -> Deadline:
         return Deadline(time.monotonic() + THIRTY_SECONDS)
+
+
+def steps(stages: Sequence[tuple[str, ...]], verb: str) -> list[tuple[str, ...]]:
+    return [tuple(f"{service}.{verb}" for service in stage) for stage in stages]
+
+
+def undone(stages: Sequence[tuple[str, ...]], failing: dict[str, int]) -> list[tuple[str, ...]]:
+    """What DEL asks: all, but ipam only when those before it have succeeded."""
+    stuck = any(service in failing for stage in stages[:-1] for service in stage)
+    return [tuple(s for s in stage if s != "ipam" or not stuck) for stage in stages]
 
 
 @given(FAILURES, FAILURES)
@@ -47,68 +72,128 @@ def test_an_add_is_undone_exactly_as_far_as_it_came(adds: dict[str, int], dels: 
     services = Services(Add=adds, Del=dels)
     if not adds:
         assert chain.add(INVOCATION, services, services.until) == b"node"
-        assert services.asked == [f"{service}.Add" for service in SERVICES]
+        assert services.asked == steps(FORWARD, "Add")
         return
     with pytest.raises(CniError) as caught:
         chain.add(INVOCATION, services, services.until)
-    first = min(SERVICES.index(service) for service in adds)
-    service, status = SERVICES[first], adds[SERVICES[first]]
-    undone = () if status == ALREADY_EXISTS else SERVICES[:first + 1][::-1]
-    assert services.asked == [f"{s}.Add" for s in SERVICES[:first + 1]] + [f"{s}.Del" for s in undone]
-    assert (caught.value.code, caught.value.message) == (CNI_CODE[status], f"{service}: {service} failed")
-    for other in undone:
-        assert (f"{other} failed too" in caught.value.details) == (other in dels)
+    came = next(number for number, stage in enumerate(FORWARD, 1) if adds.keys() & set(stage))
+    failed = [service for service in FORWARD[came - 1] if service in adds]
+    there = any(adds[service] == ALREADY_EXISTS for service in failed)
+    back = [] if there else undone(BACKWARD[-came:], dels)
+    assert services.asked == steps(FORWARD[:came], "Add") + steps(back, "Del")
+    assert (caught.value.code, caught.value.message) == (CNI_CODE[adds[failed[0]]], f"{failed[0]}: {failed[0]} failed")
+    others = [*failed[1:], *(service for stage in back for service in stage if service in dels)]
+    assert caught.value.details.count("failed too") == len(others)
+    assert all(f"{other} failed too" in caught.value.details for other in others)
+    done = [service for stage in back for service in stage if service not in dels]
+    assert f"rolled back {', '.join(done) or 'nothing'}" in caught.value.details
 
 
-@given(FAILURES, st.sampled_from(["Del", "GC"]))
-def test_del_and_gc_ask_everyone_and_report_the_first(failing: dict[str, int], verb: str) -> None:
-    services = Services(**{verb: failing})
-    run = chain.delete if verb == "Del" else chain.collect
-    backwards = SERVICES[::-1]
+def test_what_ipam_and_policy_say_goes_on_together() -> None:
+    """The result is ipam's: policy has none to add; the contexts are one, whose members are of both."""
+    services = Services()
+    chain.add(INVOCATION, services, services.until)
+    for first in ("ipam.Add", "policy.Add"):
+        assert (services.calls[first].result, services.calls[first].context) == (b"", b"")
+    endpoint, node = services.calls["endpoint.Add"], services.calls["node.Add"]
+    assert (endpoint.result, node.result) == (b"ipam", b"endpoint")
+    assert json.loads(endpoint.context) == {"ipam": {"said": "Add"}, "policy": {"said": "Add"}}
+    assert json.loads(node.context) == {**json.loads(endpoint.context), "endpoint": {"said": "Add"}}
+
+
+VALUES = st.recursive(st.none() | st.integers() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3),
+                      max_leaves=4)
+MEMBERS = st.dictionaries(st.text(min_size=1, max_size=4), VALUES, max_size=3)
+
+
+@given(st.lists(MEMBERS, max_size=3), st.sampled_from(["", " ", "\n"]))
+def test_merged_contexts_have_the_members_of_all(contexts: list[dict[str, object]], space: str) -> None:
+    named = [{f"{number}{key}": value for key, value in one.items()} for number, one in enumerate(contexts)]
+    raw = [f"{{{space}{json.dumps(one)[1:-1]}{space}}}".encode() for one in named]
+    assert json.loads(chain.merged([*raw, b""]) or b"{}") == dict(joined.from_iterable(one.items() for one in named))
+
+
+@given(FAILURES)
+def test_del_asks_everyone_but_frees_no_address_in_use(failing: dict[str, int]) -> None:
+    services = Services(Del=failing)
+    asked = undone(BACKWARD, failing)
+    failed = [service for stage in asked for service in stage if service in failing]
+    if failed:
+        with pytest.raises(CniError) as caught:
+            chain.delete(INVOCATION, services, services.until)
+        assert caught.value.code == CNI_CODE[failing[failed[0]]]
+        assert caught.value.message.startswith(f"{failed[0]}: ")
+        assert all(f"{service} failed too" in caught.value.details for service in failed[1:])
+    else:
+        chain.delete(INVOCATION, services, services.until)
+    assert services.asked == steps(asked, "Del")
+
+
+@given(FAILURES)
+def test_gc_asks_everyone_and_reports_the_first(failing: dict[str, int]) -> None:
+    services = Services(GC=failing)
+    failed = [service for stage in BACKWARD for service in stage if service in failing]
+    if failed:
+        with pytest.raises(CniError) as caught:
+            chain.collect(INVOCATION, services, services.until)
+        assert caught.value.code == CNI_CODE[failing[failed[0]]]
+        assert all(f"{service} failed too" in caught.value.details for service in failed[1:])
+    else:
+        chain.collect(INVOCATION, services, services.until)
+    assert services.asked == steps(BACKWARD, "GC")
+
+
+@given(FAILURES)
+def test_check_asks_all_at_once_and_reports_the_first(failing: dict[str, int]) -> None:
+    services = Services(Check=failing)
     if failing:
         with pytest.raises(CniError) as caught:
-            run(INVOCATION, services, services.until)
-        first, *others = [service for service in backwards if service in failing]
+            chain.check(INVOCATION, services, services.until)
+        first, *others = [service for service in SERVICES if service in failing]
         assert caught.value.code == CNI_CODE[failing[first]]
-        assert caught.value.message.startswith(f"{first}: ")
         assert all(f"{service} failed too" in caught.value.details for service in others)
     else:
-        run(INVOCATION, services, services.until)
-    assert services.asked == [f"{service}.{verb}" for service in backwards]
+        chain.check(INVOCATION, services, services.until)
+    assert services.asked == steps([SERVICES], "Check")
 
 
-@given(FAILURES, st.sampled_from(["Check", "Status"]))
-def test_check_and_status_stop_at_the_first(failing: dict[str, int], verb: str) -> None:
-    services = Services(**{verb: failing})
-    run = chain.check if verb == "Check" else chain.status
+@given(FAILURES)
+def test_status_is_50_and_51_if_pods_that_run_are_touched(failing: dict[str, int]) -> None:
+    """CNI 1.1, "STATUS"; the graver of the two is told."""
+    services = Services(Status=failing)
     if failing:
         with pytest.raises(CniError) as caught:
-            run(INVOCATION, services, services.until)
+            chain.status(INVOCATION, services, services.until)
         code = CNI_CODE[next(failing[service] for service in SERVICES if service in failing)]
-        assert caught.value.code == (50 if verb == "Status" and code == 11 else code)
+        limited = FAILED_PRECONDITION in failing.values()
+        assert caught.value.code == (51 if limited else 50 if code == 11 else code)
     else:
-        run(INVOCATION, services, services.until)
-    reached = next((number + 1 for number, service in enumerate(SERVICES) if service in failing), len(SERVICES))
-    assert services.asked == [f"{service}.{verb}" for service in SERVICES[:reached]]
+        chain.status(INVOCATION, services, services.until)
+    assert services.asked == steps([SERVICES], "Status")
 
 
 def test_the_rollback_has_time_that_the_chain_forward_can_not_use() -> None:
     services = Services(Add={"node": 14})
     with pytest.raises(CniError):
         chain.add(INVOCATION, services, services.until)
-    forward, backward = services.times[:4], services.times[4:]
+    forward, backward = services.times[:3], services.times[3:]
     assert all(time == pytest.approx(22.5, abs=1) for time in forward)
-    assert backward == pytest.approx([15, 15, 15, 30], abs=1)  # half of what is left, the last all of it
+    assert backward == pytest.approx([15, 15, 30], abs=1)  # half of what is left, the last stage all of it
 
 
-def test_an_answer_that_does_not_decode_fails_its_step() -> None:
-    asked = []
+@pytest.mark.parametrize(("answer", "why"), [
+    (b"\xff", "an answer that does not decode"),
+    (cni_pb2.AddResponse(result=b"{}", context=b"[1]").SerializeToString(), "a context that is not a JSON object"),
+])
+@pytest.mark.parametrize("service", ["ipam", "policy"])
+def test_an_answer_that_can_not_be_gone_on_with_fails_its_step(service: str, answer: bytes, why: str) -> None:
+    services = Services()
 
-    def broken(service: str, verb: str, request: bytes, deadline: Deadline) -> bytes:
-        asked.append(f"{service}.{verb}")
-        return b"\xff"
+    def broken(calls: Sequence[tuple[str, str, bytes]], deadline: Deadline) -> list[bytes | RpcError]:
+        return [answer if call[0] == service else each
+                for call, each in zip(calls, services(calls, deadline), strict=True)]
 
-    with pytest.raises(CniError, match="ipam: an answer that does not decode") as caught:
-        chain.add(INVOCATION, broken, Deadline(time.monotonic() + 30))
+    with pytest.raises(CniError, match=f"{service}: {why}") as caught:
+        chain.add(INVOCATION, broken, services.until)
     assert caught.value.code == 5
-    assert asked == ["ipam.Add", "ipam.Del"]
+    assert services.asked == [("ipam.Add", "policy.Add"), ("policy.Del", "ipam.Del")]

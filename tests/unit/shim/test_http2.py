@@ -197,7 +197,7 @@ def test_an_answer_before_all_was_sent_ends_the_sending() -> None:
 def test_what_comes_for_a_cancelled_stream_is_ignored_but_kept_account_of() -> None:
     """Its headers change the compression state, and its bytes use up the connection's window."""
     http2, first = opened()
-    http2.cancel()
+    http2.cancel(first)
     second = http2.open(REQUEST, b"")
     sent(http2)
     indexed = b"\x20\x3f\xe1\x1f\x88" + b"\x40" + hpack._string(b"grpc-status") + hpack._string(b"0")
@@ -214,9 +214,54 @@ def test_what_comes_for_a_cancelled_stream_is_ignored_but_kept_account_of() -> N
     assert (first.headers, first.reset) == ([], frames.CANCEL)
 
 
+def test_answers_to_two_requests_at_once_may_be_mixed_in_any_way() -> None:
+    http2, first = opened()
+    second = http2.open(REQUEST, b"2")
+    assert [stream for kind, _, stream, _ in sent(http2) if kind == frames.DATA] == [1, 3]
+    http2.feed(headers(OK, stream=3) + headers(OK) + frame(frames.DATA, 0, 1, b"on") + frame(frames.DATA, 0, 3, b"tw"))
+    http2.feed(frame(frames.DATA, 0, 3, b"o") + headers(TRAILERS, frames.END_HEADERS | frames.END_STREAM, 3))
+    assert (first.done, second.done, bytes(second.body)) == (False, True, b"two")
+    http2.feed(frame(frames.DATA, 0, 1, b"e") + headers(TRAILERS, frames.END_HEADERS | frames.END_STREAM))
+    assert (first.done, bytes(first.body)) == (True, b"one")
+
+
+def test_one_of_two_requests_is_reset_or_given_up_and_the_other_goes_on() -> None:
+    for ended in ("reset", "cancelled"):
+        http2, first = opened()
+        second = http2.open(REQUEST, b"2")
+        if ended == "reset":
+            http2.feed(frame(frames.RST_STREAM, 0, 1, bytes(4)))
+        else:
+            http2.cancel(first)
+            assert sent(http2)[-1] == (frames.RST_STREAM, 0, 1, frames.CANCEL.to_bytes(4, "big"))
+        http2.feed(answer(stream=3))
+        assert (first.done, first.trailers, second.done, bytes(second.body)) == (True, [], True, b"answer")
+
+
+def test_two_requests_share_the_connections_window_and_have_their_own() -> None:
+    http2, _ = opened(bytes(60_000))
+    http2.open(REQUEST, bytes(60_000))
+
+    def data_of() -> dict[int, int]:
+        sizes: dict[int, int] = {}
+        for kind, _, stream, payload in sent(http2):
+            if kind == frames.DATA:
+                sizes[stream] = sizes.get(stream, 0) + len(payload)
+        return sizes
+
+    assert data_of() == {1: 60_000, 3: 5_535}
+    http2.feed(frames.window_update(0, 10_000))
+    assert data_of() == {3: 10_000}
+    http2.feed(frames.settings((frames.SETTINGS_INITIAL_WINDOW_SIZE, 16_000)))
+    http2.feed(frames.window_update(0, 100_000))
+    assert data_of() == {3: 465}
+    http2.feed(frames.window_update(3, 100_000))
+    assert data_of() == {3: 44_000}
+
+
 def test_the_table_is_shared_by_all_streams() -> None:
-    http2, _ = opened()
-    http2.cancel()
+    http2, first = opened()
+    http2.cancel(first)
     second = http2.open(REQUEST, b"")
     insert = b"\x88\x40" + hpack._string(b"grpc-status") + hpack._string(b"0")
     http2.feed(frame(frames.HEADERS, frames.END_HEADERS, 1, insert))
