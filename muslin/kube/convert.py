@@ -26,7 +26,7 @@ def namespace_message(namespace: Namespace) -> endpoint_pb2.Namespace:
 
 def node_message(node: Node) -> endpoint_pb2.Node:
     """A node for the endpoint service."""
-    return endpoint_pb2.Node(name=node.name, labels=node.labels)
+    return endpoint_pb2.Node(name=node.name, labels=node.labels, pod_cidrs=node.pod_cidrs)
 
 
 def pod_message(pod: Pod, uid: str = "") -> endpoint_pb2.Pod:

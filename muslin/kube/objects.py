@@ -65,6 +65,8 @@ class Node:
     name: str
     origin: Origin
     labels: dict[str, str] = field(default_factory=dict)
+    pod_cidrs: tuple[str, ...] = ()
+    """spec.podCIDRs, or the older spec.podCIDR."""
     kind: str = field(default="Node", init=False)
 
     @property

@@ -6,6 +6,7 @@ and NetworkPolicies are read strictly.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -109,7 +110,22 @@ def _node(root: Field) -> Node:
     name, _, fields = _metadata(root, DNS_SUBDOMAIN, _OBJECT_NAME)
     if "namespace" in fields:
         raise fields["namespace"].error("a Node is in no namespace; remove it")
-    return Node(name, _origin(root), _strings(fields, "labels"))
+    return Node(name, _origin(root), _strings(fields, "labels"), _pod_cidrs(root.mapping().get("spec")))
+
+
+def _pod_cidrs(spec: Field | None) -> tuple[str, ...]:
+    """A Node's spec.podCIDRs, or the older spec.podCIDR."""
+    fields = spec.mapping() if spec else {}
+    if "podCIDRs" in fields:
+        listed = list(fields["podCIDRs"].items())
+    else:
+        listed = [fields["podCIDR"]] if "podCIDR" in fields else []
+    for field in listed:
+        try:
+            ipaddress.ip_network(field.string())
+        except ValueError as problem:
+            raise field.error(f"not a range of addresses, such as 10.0.1.0/24: {problem}") from None
+    return tuple(field.string() for field in listed)
 
 
 def _strings(metadata: Mapping[str, Field], name: str) -> dict[str, str]:

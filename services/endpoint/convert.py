@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.errors import InvalidArgument
-from services.endpoint.records import NamedPort, Namespace, Node, Pod, WorkloadEndpoint
+from services.endpoint.records import NamedPort, Namespace, Node, Pod, WorkloadEndpoint, merged
 
 InventoryChange = endpoint_pb2.InventoryChange
 
@@ -16,6 +17,7 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.\-]*[a-z0-9])?")  # RFC 1123 labels and subdomains
 _PART = re.compile(r"[^/\s]+")
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 def pods(messages: Sequence[endpoint_pb2.Pod]) -> list[Pod]:
@@ -84,9 +86,18 @@ def nodes(messages: Sequence[endpoint_pb2.Node]) -> list[Node]:
     Raises:
         InvalidArgument: naming the field, such as `nodes[2].name`.
     """
-    read = [Node(_name(message.name, f"nodes[{number}].name"), dict(message.labels))
-            for number, message in enumerate(messages)]
+    read = [_node(message, f"nodes[{number}]") for number, message in enumerate(messages)]
     return list({node.name: node for node in read}.values())
+
+
+def _node(message: endpoint_pb2.Node, where: str) -> Node:
+    for number, cidr in enumerate(message.pod_cidrs):
+        try:
+            ipaddress.ip_network(cidr)
+        except ValueError as problem:
+            raise InvalidArgument(f"{where}.pod_cidrs[{number}] is not a range such as 10.0.1.0/24: {problem}"
+                                  ) from None
+    return Node(_name(message.name, f"{where}.name"), dict(message.labels), tuple(message.pod_cidrs))
 
 
 def names(given: Sequence[str]) -> list[str]:
@@ -98,7 +109,7 @@ def names(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(_name(name, f"names[{number}]") for number, name in enumerate(given)))
 
 
-def identity(attachment: cni_pb2.Attachment) -> tuple[str, str, str]:
+def identity(attachment: cni_pb2.Attachment, where: str = "attachment") -> tuple[str, str, str]:
     """Network, container id and interface name.
 
     Raises:
@@ -106,18 +117,64 @@ def identity(attachment: cni_pb2.Attachment) -> tuple[str, str, str]:
     """
     for field in ("network", "container_id", "ifname"):
         if not _PART.fullmatch(value := getattr(attachment, field)):
-            raise InvalidArgument(f"attachment.{field} {value!r} must not be empty or hold '/' or white space")
+            raise InvalidArgument(f"{where}.{field} {value!r} must not be empty or hold '/' or white space")
     return attachment.network, attachment.container_id, attachment.ifname
+
+
+def endpoint(message: endpoint_pb2.WorkloadEndpoint, where: str, node: str) -> WorkloadEndpoint:
+    """A record as it is stored; of `node` if the message names none.
+
+    Raises:
+        InvalidArgument: naming the field, such as `endpoints[2].addresses[0]`.
+    """
+    network, container_id, ifname = identity(message.attachment, f"{where}.attachment")
+    if bool(message.namespace) != bool(message.pod):
+        raise InvalidArgument(f"{where}: namespace and pod belong together, {message.namespace!r} and {message.pod!r}")
+    if message.pod:
+        _name(message.namespace, f"{where}.namespace")
+        _name(message.pod, f"{where}.pod")
+    if not (place := message.node or node):
+        raise InvalidArgument(f"{where}.node is missing")
+    if not 0 < len(message.host_interface.encode()) < 16:
+        raise InvalidArgument(f"{where}.host_interface {message.host_interface!r} must have 1 to 15 bytes")
+    if message.mac and not _MAC.fullmatch(message.mac):
+        raise InvalidArgument(f"{where}.mac {message.mac!r} is not a MAC address such as 0a:00:00:00:00:01")
+    return WorkloadEndpoint(
+        network=network, container_id=container_id, ifname=ifname, node=place,
+        orchestrator="k8s" if message.pod else "cni",
+        workload=f"{message.namespace}.{message.pod}" if message.pod else container_id,
+        namespace=message.namespace, pod=message.pod, pod_uid=message.pod_uid,
+        service_account=message.service_account,
+        labels=merged(message.labels, message.namespace) if message.pod else dict(message.labels),
+        addresses=_addresses(message.addresses, where), profiles=tuple(message.profiles),
+        host_interface=message.host_interface, mac=message.mac.lower(),
+        ports=tuple(_port(port, f"{where}.ports[{number}]") for number, port in enumerate(message.ports)),
+        netns=message.netns)
+
+
+def _addresses(given: Sequence[str], where: str) -> tuple[str, ...]:
+    if not given:
+        raise InvalidArgument(f"{where}.addresses is empty: an endpoint has an address")
+    for number, address in enumerate(given):
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as problem:
+            raise InvalidArgument(f"{where}.addresses[{number}]: {problem}") from None
+    return tuple(given)
 
 
 def endpoint_message(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.WorkloadEndpoint:
     """A record that was last changed at a revision."""
     return endpoint_pb2.WorkloadEndpoint(
-        attachment=cni_pb2.Attachment(network=record.network, container_id=record.container_id, ifname=record.ifname),
-        node=record.node, orchestrator=record.orchestrator, workload=record.workload, namespace=record.namespace,
+        attachment=attachment_message(record), node=record.node, orchestrator=record.orchestrator, workload=record.workload, namespace=record.namespace,
         pod=record.pod, service_account=record.service_account, labels=record.labels, addresses=record.addresses,
         profiles=record.profiles, host_interface=record.host_interface, mac=record.mac, ports=_ports(record.ports),
-        netns=record.netns, revision=revision)
+        netns=record.netns, revision=revision, pod_uid=record.pod_uid)
+
+
+def attachment_message(record: WorkloadEndpoint) -> cni_pb2.Attachment:
+    """Whose record it is."""
+    return cni_pb2.Attachment(network=record.network, container_id=record.container_id, ifname=record.ifname)
 
 
 def addition(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.Change:
@@ -127,8 +184,7 @@ def addition(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.Change:
 
 def deletion(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.Change:
     """That a record is gone at a revision."""
-    attachment = cni_pb2.Attachment(network=record.network, container_id=record.container_id, ifname=record.ifname)
-    gone = endpoint_pb2.WorkloadEndpoint(attachment=attachment, node=record.node, revision=revision)
+    gone = endpoint_pb2.WorkloadEndpoint(attachment=attachment_message(record), node=record.node, revision=revision)
     return endpoint_pb2.Change(kind=endpoint_pb2.Change.KIND_DELETE, endpoint=gone)
 
 
@@ -136,6 +192,11 @@ def pod_message(pod: Pod) -> endpoint_pb2.Pod:
     """A pod."""
     return endpoint_pb2.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid, labels=pod.labels,
                             annotations=pod.annotations, service_account=pod.service_account, ports=_ports(pod.ports))
+
+
+def node_message(node: Node) -> endpoint_pb2.Node:
+    """A node."""
+    return endpoint_pb2.Node(name=node.name, labels=node.labels, pod_cidrs=node.pod_cidrs)
 
 
 def told(record: Pod | Namespace | Node) -> InventoryChange:
@@ -147,7 +208,7 @@ def told(record: Pod | Namespace | Node) -> InventoryChange:
             return InventoryChange(namespace=endpoint_pb2.Namespace(
                 name=record.name, labels=record.labels, annotations=record.annotations))
         case Node():
-            return InventoryChange(node=endpoint_pb2.Node(name=record.name, labels=record.labels))
+            return InventoryChange(node=node_message(record))
 
 
 def forgotten(record: Pod | Namespace | Node) -> InventoryChange:

@@ -48,6 +48,8 @@ class Node(msgspec.Struct, frozen=True):
 
     name: str
     labels: dict[str, str] = {}
+    pod_cidrs: tuple[str, ...] = ()
+    """Address/length."""
 
 
 class WorkloadEndpoint(msgspec.Struct, frozen=True):

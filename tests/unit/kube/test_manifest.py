@@ -105,7 +105,7 @@ def test_a_namespace_carries_its_name_as_a_label(namespace: Object) -> None:
 
 
 def test_what_addresses_are_decided_by_is_read() -> None:
-    """Annotations of namespaces, labels of nodes; of a node's own specification nothing."""
+    """Annotations of namespaces, labels of nodes; of a node's own specification its ranges of addresses."""
     namespace = one("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: y}, annotations: {n: '[1]'}}}")
     assert isinstance(namespace, Namespace)
     assert namespace_message(namespace) == endpoint_pb2.Namespace(
@@ -113,6 +113,18 @@ def test_what_addresses_are_decided_by_is_read() -> None:
     node = one("{apiVersion: v1, kind: Node, metadata: {name: w.example, labels: {zone: a}}, spec: {any: [1]}}")
     assert isinstance(node, Node)
     assert node_message(node) == endpoint_pb2.Node(name="w.example", labels={"zone": "a"})
+
+
+@pytest.mark.parametrize(("spec", "expected"), [
+    ("{podCIDR: 10.1.0.0/24}", ["10.1.0.0/24"]),
+    ("{podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd00::/64']}", ["10.1.0.0/24", "fd00::/64"]),
+    ("{}", []),
+])
+def test_ranges_of_a_node(spec: str, expected: list[str]) -> None:
+    """Both families if the newer field is there, else what the older one says."""
+    node = one(f"{{apiVersion: v1, kind: Node, metadata: {{name: a}}, spec: {spec}}}")
+    assert isinstance(node, Node)
+    assert list(node_message(node).pod_cidrs) == expected
 
 
 def test_a_list_holds_objects_of_any_kind() -> None:
@@ -131,6 +143,8 @@ def test_a_list_holds_objects_of_any_kind() -> None:
     ("{apiVersion: v1, kind: Pod, metadata: {name: Web}}", "metadata.name: 'Web' is not an object's name"),
     ("{apiVersion: v1, kind: Node, metadata: {name: a, namespace: b}}", "namespace: a Node is in no namespace"),
     ("{apiVersion: v1, kind: Node, metadata: {name: a, labels: {x: 1}}}", "labels.x: must be a string"),
+    ("{apiVersion: v1, kind: Node, metadata: {name: a}, spec: {podCIDRs: [10.1.0.7/24]}}",
+     r"spec.podCIDRs\[0\]: not a range"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a.b}}", "metadata.name: 'a.b' is not a namespace's name"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: yes}}}", "labels.x: must be a string"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {-x: a}}}", "labels['-x']: not a label's key"),

@@ -211,6 +211,7 @@ class WorkloadEndpoint(_message.Message):
     PORTS_FIELD_NUMBER: _builtins.int
     NETNS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    POD_UID_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Node it is on."""
     orchestrator: _builtins.str
@@ -231,6 +232,8 @@ class WorkloadEndpoint(_message.Message):
     """Path of the network namespace."""
     revision: _builtins.int
     """etcd revision of the last change (output only)."""
+    pod_uid: _builtins.str
+    """What the runtime called the pod's uid, if it did."""
     @_builtins.property
     def attachment(self) -> _cni_pb2.Attachment:
         """Identity."""
@@ -269,10 +272,11 @@ class WorkloadEndpoint(_message.Message):
         ports: _abc.Iterable[Global___NamedPort] | None = ...,
         netns: _builtins.str = ...,
         revision: _builtins.int = ...,
+        pod_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "host_interface", b"host_interface", "labels", b"labels", "mac", b"mac", "namespace", b"namespace", "netns", b"netns", "node", b"node", "orchestrator", b"orchestrator", "pod", b"pod", "ports", b"ports", "profiles", b"profiles", "revision", b"revision", "service_account", b"service_account", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "host_interface", b"host_interface", "labels", b"labels", "mac", b"mac", "namespace", b"namespace", "netns", b"netns", "node", b"node", "orchestrator", b"orchestrator", "pod", b"pod", "pod_uid", b"pod_uid", "ports", b"ports", "profiles", b"profiles", "revision", b"revision", "service_account", b"service_account", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
