@@ -103,6 +103,7 @@ class Monitor:
             buffer = ctypes.create_string_buffer(program)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER,
                                     struct.pack("HL", len(program) // 8, ctypes.addressof(buffer)))
+            self._socket.bind((0, 0))  # without an address of its own it would be told nothing
             for group in _GROUPS:
                 self._socket.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         except OSError as error:
