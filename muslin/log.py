@@ -101,6 +101,9 @@ class Deferred(logging.StreamHandler[TextIO]):
 
 def setup(service: str, level: str = "info") -> None:
     """Send the log of this process to stderr."""
+    # What no line says need not be found out for it (the logging HOWTO's "Optimization"): a third of a line's cost.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = Deferred(sys.stderr)
     handler.setFormatter(Formatter(service))
     root = logging.getLogger()

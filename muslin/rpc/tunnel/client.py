@@ -19,7 +19,7 @@ _TOGETHER = 256
 
 
 class Tunnel:
-    """One stream to one server, opened when it is needed and again after a loss.
+    """A stream to one server, opened when it is needed and again after a loss.
 
     Not safe for threads. Calls fail as unary ones do, with grpc.aio.AioRpcError; those that were on their way when the
     stream broke are UNAVAILABLE, and may have been carried out.
@@ -27,36 +27,56 @@ class Tunnel:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """The channel stays the caller's, and must live longer."""
-        self._stub = tunnel_pb2_grpc.TunnelStub(channel)
-        self._pending: dict[int, asyncio.Future[tunnel_pb2.Answer]] = {}
-        self._outbox: list[tunnel_pb2.Call] = []
-        self._cancelled: list[int] = []
-        self._wake = asyncio.Event()
-        self._stream: asyncio.Task[None] | None = None
-        self._last = 0
+        self._stub: tunnel_pb2_grpc.TunnelAsyncStub = tunnel_pb2_grpc.TunnelStub(channel)
+        self._stream: _Stream | None = None
         self._closed = False
 
     async def call(self, method: str, request: bytes, *, timeout: float, metadata: Pairs = ()) -> tunnel_pb2.Answer:
-        """Make a call.
+        """Call a unary method, such as `/muslin.ipam.v1.Plugin/Add`, with its serialized request.
 
         Raises:
             grpc.aio.AioRpcError: it failed, or has no answer within `timeout` seconds, or the server is not there.
         """
         if self._closed:
             raise _error(grpc.StatusCode.CANCELLED, "the tunnel is closed")
+        if self._stream is None or self._stream.ended:
+            self._stream = _Stream(self._stub)
+        answer = await self._stream.call(method, request, timeout, metadata)
+        if answer.status:
+            raise _error(_CODES.get(answer.status, grpc.StatusCode.UNKNOWN), answer.message, received(answer.trailing))
+        return answer
+
+    async def aclose(self) -> None:
+        """End the stream; calls on their way fail with CANCELLED."""
+        self._closed = True
+        if self._stream is not None:
+            await self._stream.aclose()
+
+
+class _Stream:
+    """One stream, from its opening to its end."""
+
+    def __init__(self, stub: tunnel_pb2_grpc.TunnelAsyncStub) -> None:
+        self.ended = False
+        self._stub = stub
+        self._pending: dict[int, asyncio.Future[tunnel_pb2.Answer]] = {}
+        self._outbox: dict[int, tunnel_pb2.Call] = {}
+        self._cancelled: list[int] = []
+        self._wake = asyncio.Event()
+        self._last = 0
+        self._task = asyncio.create_task(self._run(), name="tunnel")
+
+    async def call(self, method: str, request: bytes, timeout: float, metadata: Pairs) -> tunnel_pb2.Answer:
         self._last += 1
         number = self._last
         future: asyncio.Future[tunnel_pb2.Answer] = asyncio.get_running_loop().create_future()
         self._pending[number] = future
-        self._outbox.append(tunnel_pb2.Call(
-            id=number, method=method, request=request, timeout_ms=max(1, int(timeout * 1000)),
-            metadata=carried(metadata)))
+        self._outbox[number] = tunnel_pb2.Call(id=number, method=method, request=request,
+                                               timeout_ms=max(1, int(timeout * 1000)), metadata=carried(metadata))
         self._wake.set()
-        if self._stream is None:
-            self._stream = asyncio.create_task(self._run(), name="tunnel")
         try:
             async with asyncio.timeout(timeout):
-                answer = await future
+                return await future
         except TimeoutError:
             self._forget(number)
             raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
@@ -65,27 +85,19 @@ class Tunnel:
             raise
         finally:
             self._pending.pop(number, None)
-        if answer.status:
-            raise _error(_CODES.get(answer.status, grpc.StatusCode.UNKNOWN), answer.message,
-                         received(answer.trailing))
-        return answer
-
-    async def aclose(self) -> None:
-        """End the stream; calls on their way fail with CANCELLED."""
-        self._closed = True
-        if self._stream is not None:
-            self._stream.cancel()
-            await asyncio.gather(self._stream, return_exceptions=True)
 
     def _forget(self, number: int) -> None:
-        if any(call.id == number for call in self._outbox):
-            self._outbox = [call for call in self._outbox if call.id != number]
-        else:
+        """Nobody waits for an answer any longer."""
+        if self._outbox.pop(number, None) is None:
             self._cancelled.append(number)
             self._wake.set()
 
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._end(_error(grpc.StatusCode.CANCELLED, "the tunnel is closed"))  # where the task had not yet begun
+
     async def _run(self) -> None:
-        """One stream, from its opening to its end."""
         error = _error(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
         calls = self._stub.Calls(self._requests())
         try:
@@ -104,21 +116,24 @@ class Tunnel:
             error = _error(grpc.StatusCode.INTERNAL, f"{type(problem).__name__}: {problem}")
         finally:
             calls.cancel()
-            self._stream = None
-            self._outbox, self._cancelled = [], []
-            for future in self._pending.values():
-                if not future.done():
-                    future.set_exception(error)
-            self._pending = {}
+            self._end(error)
+
+    def _end(self, error: grpc.aio.AioRpcError) -> None:
+        self.ended = True
+        self._wake.set()
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(error)
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.CallsRequest]:
-        while True:
-            while self._outbox or self._cancelled:
-                calls, self._outbox = self._outbox[:_TOGETHER], self._outbox[_TOGETHER:]
+        while not self.ended:
+            if self._outbox or self._cancelled:
+                numbers = list(self._outbox)[:_TOGETHER]
                 cancelled, self._cancelled = self._cancelled, []
-                yield tunnel_pb2.CallsRequest(calls=calls, cancelled=cancelled)
-            self._wake.clear()
-            await self._wake.wait()
+                yield tunnel_pb2.CallsRequest(calls=[self._outbox.pop(n) for n in numbers], cancelled=cancelled)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
 
 
 def _error(code: grpc.StatusCode, message: str, trailing: Pairs = ()) -> grpc.aio.AioRpcError:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -17,7 +17,9 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
+from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.rpc.interceptor import Around
+from muslin.rpc.tunnel import Handlers, TunnelServicer
 from services.node.forward import PACKAGES, Forwarder
 
 FULL = "pool „a“ is full: 100%\nadd one"
@@ -86,7 +88,11 @@ class Setup:
     async def service(self) -> AsyncIterator[None]:
         """The three services on one socket."""
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
-        ipam_pb2_grpc.add_PluginServicer_to_server(Ipam(self.seen), server)  # type: ignore[abstract]  # only Add
+        handlers = Handlers(server)
+        ipam_pb2_grpc.add_PluginServicer_to_server(
+            Ipam(self.seen), cast("grpc.aio.Server", handlers))  # type: ignore[abstract]  # only Add
+        tunnel = TunnelServicer(handlers, lambda _, handler: handler)
+        tunnel_pb2_grpc.add_TunnelServicer_to_server(tunnel, server)
         endpoint_pb2_grpc.add_EndpointsServicer_to_server(Endpoints(self.seen), server)  # type: ignore[abstract]  # only Watch
         policy_pb2_grpc.add_ProgramsServicer_to_server(Programs(), server)
         server.add_insecure_port(f"unix:{self.run}/service.sock")
@@ -106,7 +112,8 @@ class Setup:
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     channel = rpc.channel(f"unix:{tmp_path}/service.sock")
     node = grpc.aio.server(interceptors=[Around()], options=[("grpc.max_receive_message_length", 64 << 20)])
-    node.add_generic_rpc_handlers((Forwarder("n1", dict.fromkeys(PACKAGES.values(), channel)),))
+    forwarder = Forwarder("n1", dict.fromkeys(PACKAGES.values(), channel))
+    node.add_generic_rpc_handlers((forwarder,))
     node.add_insecure_port(f"unix:{tmp_path}/node.sock")
     await node.start()
     caller = grpc.aio.insecure_channel(f"unix:{tmp_path}/node.sock",
@@ -115,6 +122,7 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     yield made
     await caller.close()
     await node.stop(None)
+    await forwarder.aclose()
     await channel.close()
 
 
