@@ -7,6 +7,20 @@ import msgspec
 from muslin.errors import Corrupt
 
 
+class Bandwidth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Limits of a pod's traffic as CNI has them: bits a second, and bits that may go at once.
+
+    A rate of 0 is no limit, a burst of 0 is chosen to fit the rate.
+    """
+
+    ingress_rate: int = 0
+    """To the pod."""
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    """From the pod."""
+    egress_burst: int = 0
+
+
 class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     """Facts about the attachment in the making; each field has one writer."""
 
@@ -16,6 +30,8 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     """Name of the host end of the veth. Written by endpoint."""
     mac: str = ""
     """MAC address of the container end. Written by endpoint."""
+    bandwidth: Bandwidth | None = None
+    """Limits of its traffic. Written by endpoint."""
 
 
 def parse(raw: bytes) -> Context:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from muslin.cni import versions
+from muslin.cni.context import Bandwidth
 from muslin.errors import Corrupt, InvalidArgument
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
@@ -49,6 +50,10 @@ class NetConf:
     ipam: Ipam = Ipam()
     runtime_ips: tuple[str, ...] = ()
     """What the runtime asks for by the capability `ips`: addresses, each with or without a prefix length."""
+    runtime_mac: str = ""
+    """By the capability `mac`: a MAC address, not looked at here."""
+    runtime_bandwidth: Bandwidth | None = None
+    """By the capability `bandwidth`."""
     log_level: str = ""
     prev_result: Mapping[str, Any] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +78,7 @@ def parse(raw: bytes) -> NetConf:
     version = _string(document, "cniVersion") or versions.DEFAULT
     if version not in versions.SUPPORTED:
         raise InvalidArgument(f"cniVersion {version!r} is not supported; use one of {', '.join(versions.SUPPORTED)}")
-    kubernetes = _object(document, "kubernetes")
+    kubernetes, runtime = _object(document, "kubernetes"), _object(document, "runtimeConfig")
     return NetConf(
         cni_version=version,
         name=_required(document, "name", _NAME),
@@ -82,7 +87,9 @@ def parse(raw: bytes) -> NetConf:
         nodename=_nodename(document, kubernetes),
         policy_type=_policy_type(document),
         ipam=_ipam(_object(document, "ipam")),
-        runtime_ips=_strings(_object(document, "runtimeConfig"), "ips", "runtimeConfig."),
+        runtime_ips=_strings(runtime, "ips", "runtimeConfig."),
+        runtime_mac=_string(runtime, "mac", "runtimeConfig."),
+        runtime_bandwidth=_bandwidth(_object(runtime, "bandwidth", "runtimeConfig.")),
         log_level=_string(document, "log_level"),
         prev_result=_object(document, "prevResult") or None,
         labels=_mesos_labels(document),
@@ -148,13 +155,21 @@ def _required(document: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -
     return value
 
 
-def _integer(document: Mapping[str, Any], key: str, low: int, high: int) -> int:
+def _integer(document: Mapping[str, Any], key: str, low: int, high: int, where: str = "") -> int:
     value = document.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidArgument(f"{key} must be a whole number, not {_kind(value)}")
+        raise InvalidArgument(f"{where}{key} must be a whole number, not {_kind(value)}")
     if not low <= value <= high:
-        raise InvalidArgument(f"{key} must be {low} to {high}, not {value}")
+        raise InvalidArgument(f"{where}{key} must be {low} to {high}, not {value}")
     return value
+
+
+def _bandwidth(section: Mapping[str, Any]) -> Bandwidth | None:
+    """Bits, as the conventions of CNI have them."""
+    if not section:
+        return None
+    return Bandwidth(*(_integer(section, key, 0, 10 ** 15, "runtimeConfig.bandwidth.")
+                       for key in ("ingressRate", "ingressBurst", "egressRate", "egressBurst")))
 
 
 def _ipam(section: Mapping[str, Any]) -> Ipam:

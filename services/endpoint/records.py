@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from muslin.cni import names
+from muslin.cni import names, wishes
+from muslin.cni.context import Bandwidth
 from muslin.cni.invocation import Invocation
 from muslin.errors import InvalidArgument
 
@@ -75,6 +76,7 @@ class WorkloadEndpoint(msgspec.Struct, frozen=True):
     mac: str = ""
     ports: tuple[NamedPort, ...] = ()
     netns: str = ""
+    bandwidth: Bandwidth | None = None
 
     @property
     def identity(self) -> str:
@@ -86,7 +88,8 @@ def build(call: Invocation, pod: Pod | None) -> WorkloadEndpoint:
     """The record of an ADD; `pod` is the one that CNI_ARGS names, None if it is not known or there is none.
 
     Raises:
-        InvalidArgument: no service before this one gave the attachment an address.
+        InvalidArgument: no service before this one gave the attachment an address; a MAC address or a rate that
+            the runtime or the pod asks for is none.
     """
     if not call.result.ips:
         raise InvalidArgument("the result so far holds no address: ipam comes before endpoint in the chain")
@@ -104,9 +107,12 @@ def build(call: Invocation, pod: Pod | None) -> WorkloadEndpoint:
         addresses=tuple(ip.address.partition("/")[0] for ip in call.result.ips),
         profiles=call.context.profiles,
         host_interface=names.host_interface(names.prefix(call.conf.type), call.workload, call.ifname),
-        mac=names.mac_address(call.attachment),
         netns=call.netns,
     )
+    annotations = pod.annotations if pod is not None and concerns(pod, endpoint) else {}
+    endpoint = msgspec.structs.replace(
+        endpoint, mac=wishes.mac(call.conf, call.args, annotations) or names.mac_address(call.attachment),
+        bandwidth=wishes.bandwidth(call.conf, annotations))
     return follow(endpoint, pod) if pod else endpoint
 
 

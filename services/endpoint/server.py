@@ -114,7 +114,8 @@ class _Plugin(endpoint_pb2_grpc.PluginServicer):
             record = await self._app.attachments.add(call)
         log.info("stored attachment=%s node=%s workload=%s addresses=%s", record.identity, record.node,
                  record.workload, ",".join(record.addresses))
-        handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac)
+        handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac,
+                                            bandwidth=record.bandwidth)
         return call.response(call.result, handed_on)
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:

@@ -15,6 +15,7 @@ import grpc
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.node.v1 import node_pb2_grpc
 from muslin.cni import names
+from muslin.cni.context import Bandwidth
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import Interface, Result, Route
 from muslin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, TimedOut
@@ -24,7 +25,7 @@ from services.node.enforce.state import Claim, Release
 from services.node.enforcer import Enforcer
 from services.node.kernel import Kernel
 from services.node.wiring import Wired
-from services.node.wiring_plan import HOST_MAC, Wiring, default_routes, pod_addresses
+from services.node.wiring_plan import HOST_MAC, Wiring, bucket, default_routes, pod_addresses
 
 __all__ = ["Attachments", "Plugin", "answer", "wiring_of"]
 
@@ -121,9 +122,13 @@ def wiring_of(invocation: Invocation) -> Wiring:
     if not invocation.context.host_interface or not invocation.context.mac:
         raise InvalidArgument("the context names no host interface and MAC address: the endpoint service must run "
                               "before this one")
+    limits = invocation.context.bandwidth or Bandwidth()
     wiring = Wiring(Attachment.from_message(invocation.attachment), invocation.netns,
                     invocation.context.host_interface, invocation.context.mac,
-                    pod_addresses([ip.address for ip in invocation.result.ips]), invocation.conf.mtu)
+                    # Those that have an interface are an earlier plugin's.
+                    pod_addresses([ip.address for ip in invocation.result.ips if ip.interface is None]),
+                    invocation.conf.mtu, bucket(limits.ingress_rate, limits.ingress_burst),
+                    bucket(limits.egress_rate, limits.egress_burst))
     _ = wiring.attachment.alias  # raises if the kernel can not hold it
     return wiring
 

@@ -18,8 +18,8 @@ from services.node.netlink.connection import Request
 from services.node.netlink.network import IPAddress, IPNetwork
 from services.node.netlink.shaping import Bucket
 
-__all__ = ["GATEWAY", "GATEWAY_6", "HOST_MAC", "HOST_SETTINGS", "HOST_SETTINGS_6", "End", "Wiring", "default_routes",
-           "host_end", "host_requests", "pod_addresses", "pod_end", "pod_requests"]
+__all__ = ["GATEWAY", "GATEWAY_6", "HOST_MAC", "HOST_SETTINGS", "HOST_SETTINGS_6", "End", "Wiring", "bucket",
+           "default_routes", "host_end", "host_requests", "pod_addresses", "pod_end", "pod_requests"]
 
 GATEWAY = ipaddress.IPv4Address("169.254.1.1")
 """The pod's next hop: link-local, the same for every pod, on no interface (Calico's convention)."""
@@ -47,6 +47,12 @@ HOST_SETTINGS_6 = {
     "proxy_ndp": 1,
 }
 """IPv6 settings of the host end, where the pod has an IPv6 address; in this order."""
+
+LEAST_BURST = 65_536
+"""Bytes that any bucket holds: one that is smaller than the largest packet lets that never pass."""
+
+BURST_PART = 50
+"""Part of a second that a bucket lasts whose size nobody asked for."""
 
 LOOPBACK = 1
 """Index of `lo` in every namespace."""
@@ -101,6 +107,14 @@ def pod_addresses(values: Sequence[str]) -> tuple[IPAddress, ...]:
     if len(set(found)) < len(found):
         raise InvalidArgument(f"ips: an address is there twice: {', '.join(map(str, found))}")
     return found
+
+
+def bucket(rate: int, burst: int) -> Bucket | None:
+    """A limit of CNI's, in bits a second and bits, as a token bucket; None for a rate of 0."""
+    if not rate:
+        return None
+    size = burst // 8 or max(rate // 8 // BURST_PART, LEAST_BURST)
+    return Bucket(max(rate // 8, 1), max(size, LEAST_BURST))
 
 
 def host_end(wiring: Wiring) -> End:
