@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import struct
 from dataclasses import dataclass
 
+from services.node.errors import KernelError
 from services.node.netlink.attributes import as_u32, attribute, nested, parse, text, u32
 from services.node.netlink.connection import (
     NLM_F_APPEND,
@@ -18,7 +20,7 @@ from services.node.netlink.connection import (
 )
 
 __all__ = ["Address", "IPAddress", "IPInterface", "IPNetwork", "Neighbour", "Route", "add_address", "add_neighbour",
-           "add_route", "addresses", "neighbours", "routes", "set_neighbour_table"]
+           "add_route", "addresses", "device_towards", "neighbours", "routes", "set_neighbour_table"]
 
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
@@ -168,14 +170,28 @@ def routes(connection: Connection, index: int = 0) -> list[Route]:
     return found
 
 
-def neighbours(connection: Connection, index: int) -> list[Neighbour]:
-    """Neighbours of a device that have a link address."""
+def device_towards(connection: Connection, address: IPAddress) -> int:
+    """Index of the device by which packets to an address leave; 0 if there is no way."""
+    body = _RTMSG.pack(_family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, address.packed)
+    try:
+        replies = connection.request([Request(RTM_GETROUTE, 0, body, f"find the way to {address}")])[0]
+    except KernelError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+            return 0
+        raise
+    found = parse(replies[0].body[_RTMSG.size:])
+    return as_u32(found[_RTA_OIF]) if _RTA_OIF in found else 0
+
+
+def neighbours(connection: Connection, index: int = 0) -> list[Neighbour]:
+    """Neighbours that have a link address, of all devices or of one."""
     replies = connection.dump(Request(RTM_GETNEIGH, 0, _NDMSG.pack(0, 0, 0, 0, 0), "list neighbours"))
     found: list[Neighbour] = []
     for reply in replies:
         family, device, state, _, _ = _NDMSG.unpack_from(reply.body)
         attributes = parse(reply.body[_NDMSG.size:])
-        if device == index and family in (_AF_INET, _AF_INET6) and {_NDA_DST, _NDA_LLADDR} <= attributes.keys():
+        if (index in (0, device) and family in (_AF_INET, _AF_INET6)
+                and {_NDA_DST, _NDA_LLADDR} <= attributes.keys()):
             found.append(Neighbour(device, ipaddress.ip_address(bytes(attributes[_NDA_DST])),
                                    bytes(attributes[_NDA_LLADDR]).hex(":"), bool(state & _NUD_PERMANENT)))
     return found
