@@ -24,4 +24,9 @@ def remaining(context: grpc.aio.ServicerContext[Any, Any]) -> float:
         return DEFAULT
     if seconds <= 0:
         raise TimedOut("the caller's deadline has passed")
-    return seconds - min(_MARGIN, seconds / 10)
+    return seconds - margin(seconds)
+
+
+def margin(seconds: float) -> float:
+    """Of the seconds that a caller waits, how many are kept to tell it what is wrong."""
+    return min(_MARGIN, seconds / 10)

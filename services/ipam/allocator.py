@@ -14,10 +14,9 @@ import asyncio
 import logging
 import random
 import zlib
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 from muslin.errors import Conflict, Corrupt, Exhausted, FailedPrecondition, MuslinError, TimedOut, Unavailable
 from muslin.etcd import Delete, Etcd, Get, KeyValue, Put, keys, unchanged
@@ -29,6 +28,7 @@ from services.ipam.outcomes import Damaged, Freed, Granted, Outcome, Release, Re
 from services.ipam.plan import Asked, Plan, plan
 from services.ipam.store import handle_key
 from services.ipam.view import View
+from services.ipam.waiting import Answer, Lane, Waiting, together
 
 log = logging.getLogger(__name__)
 
@@ -46,26 +46,6 @@ _REMEMBERED = 10_000
 """Attachments with an unanswered assignment that are remembered for their release."""
 
 
-@dataclass(eq=False)
-class _Waiting:
-    request: Asked
-    node: str
-    future: asyncio.Future[Outcome]
-    alone: bool = False
-    """It was refused together with others, which may be the reason."""
-    failures: int = 0
-    conflicts: int = 0
-    left: bool = False
-    confirmed: bool = False
-    """The view was brought up to date for it after no address was found."""
-
-
-@dataclass
-class _Lane:
-    queue: deque[_Waiting] = field(default_factory=deque)
-    running: bool = False
-
-
 class Allocator:
     """Assigns and releases, for any number of callers at once.
 
@@ -74,7 +54,7 @@ class Allocator:
 
     def __init__(self, etcd: Etcd, mirror: Mirror, view: View, tasks: TaskSet) -> None:
         self._etcd, self._mirror, self._view, self._tasks = etcd, mirror, view, tasks
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, Lane] = {}
         self._busy: set[str] = set()
         self._settled = asyncio.Event()
         self._unanswered: dict[str, frozenset[str]] = {}
@@ -90,7 +70,7 @@ class Allocator:
             Corrupt: the attachment's record is damaged.
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
-        outcome = await self._submit(request, request.handle.node, timeout)
+        outcome = await self._answered(partial(self.ask_assign, request), timeout)
         assert isinstance(outcome, Granted)
         return outcome.handle
 
@@ -100,12 +80,22 @@ class Allocator:
         Raises:
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
-        known = self._view.handle(identity).value
-        block = self._view.block(known.addresses[0].block).value if known and known.addresses else None
-        lane = block.node if block else known.node if known else ""
-        outcome = await self._submit(Release(identity), lane, timeout)
+        outcome = await self._answered(partial(self.ask_release, identity), timeout)
         assert isinstance(outcome, Freed)
         return outcome.addresses
+
+    def ask_assign(self, request: Request, answer: Answer) -> Waiting:
+        """As `assign`, for many at a time: `answer` is called with Granted or the error, later and once.
+
+        Whoever asks so sees to it that the request does not wait for ever: `Waiting.expire`, `Waiting.give_up`.
+        """
+        return self._submit(request, request.handle.node, answer)
+
+    def ask_release(self, identity: str, answer: Answer) -> Waiting:
+        """As `release`, likewise, with Freed or the error."""
+        known = self._view.handle(identity).value
+        block = self._view.block(known.addresses[0].block).value if known and known.addresses else None
+        return self._submit(Release(identity), block.node if block else known.node if known else "", answer)
 
     async def release_exact(self, identity: str, held: Sequence[Address], timeout: float) -> tuple[str, ...]:
         """Free what is still exactly these assignments, all of them or none, also if they are kept; return them.
@@ -117,7 +107,8 @@ class Allocator:
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
         block = self._view.block(held[0].block).value if held else None
-        outcome = await self._submit(ReleaseExact(identity, tuple(held)), block.node if block else "", timeout)
+        request, node = ReleaseExact(identity, tuple(held)), block.node if block else ""
+        outcome = await self._answered(partial(self._submit, request, node), timeout)
         assert isinstance(outcome, Freed)
         return outcome.addresses
 
@@ -159,27 +150,44 @@ class Allocator:
             else:
                 return
 
-    async def _submit(self, request: Asked, node: str, timeout: float) -> Outcome:
+    async def _answered(self, ask: Callable[[Answer], Waiting], timeout: float) -> Outcome:
+        """Ask, and wait for the answer. Who is cancelled meanwhile has given up."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Outcome] = loop.create_future()
+
+        def answer(outcome: Outcome | Exception) -> None:
+            if answered.done():
+                return
+            if isinstance(outcome, Exception):
+                answered.set_exception(outcome)
+            else:
+                answered.set_result(outcome)
+
+        waiting = ask(answer)
+        timer = loop.call_later(timeout, waiting.expire, timeout)
+        try:
+            return await answered
+        finally:
+            timer.cancel()
+            waiting.give_up()
+
+    def _submit(self, request: Asked, node: str, answer: Answer) -> Waiting:
         # What still goes on for this attachment, its caller may be gone, comes first: all of it in one lane.
-        node, count = self._pending.get(request.identity, (node, 0))
-        self._pending[request.identity] = node, count + 1
-        waiting = _Waiting(request, node, asyncio.get_running_loop().create_future())
-        number = zlib.crc32(node.encode()) % LANES
-        lane = self._lanes.setdefault(number, _Lane())
+        identity = request.identity
+        node, count = self._pending.get(identity, (node, 0))
+        self._pending[identity] = node, count + 1
+        waiting = Waiting(request, identity, node, answer)
+        number = _lane_of(node)
+        lane = self._lanes.setdefault(number, Lane())
         lane.queue.append(waiting)
         if not lane.running:
             lane.running = True
             self._tasks.spawn(f"lane {number}", self._run(number, lane))
-        try:
-            async with asyncio.timeout(timeout):
-                return await waiting.future
-        except TimeoutError:
-            raise TimedOut(f"{request.identity}: no answer within {timeout:.1f} s; whether it was done is unknown, "
-                           "ask again") from None
+        return waiting
 
-    async def _run(self, number: int, lane: _Lane) -> None:
+    async def _run(self, number: int, lane: Lane) -> None:
         """Serve a lane until nothing waits in it."""
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         try:
             while lane.queue:
                 batch = self._next(lane)
@@ -190,55 +198,55 @@ class Allocator:
             # A defect must not leave callers waiting; and the next caller gets a new lane.
             for waiting in (*batch, *lane.queue):
                 if not self._left(waiting):
-                    waiting.future.set_exception(problem)
+                    waiting.settle(problem)
                     self._left(waiting)
             log.exception("lane %d failed", number)
         finally:
             lane.running = False
             del self._lanes[number]
 
-    def _next(self, lane: _Lane) -> list[_Waiting]:
+    def _next(self, lane: Lane) -> list[Waiting]:
         """What is decided next: as many as there are; after a failure only what must stay together."""
-        batch: list[_Waiting] = []
-        others: list[_Waiting] = []
+        batch: list[Waiting] = []
+        others: list[Waiting] = []
         while lane.queue and len(batch) < BATCH:
             if self._left(waiting := lane.queue.popleft()):
                 continue
-            if batch and not _together(batch[0], waiting):
+            if batch and not together(batch[0], waiting):
                 others.append(waiting)
             else:
                 batch.append(waiting)
         lane.queue.extendleft(reversed(others))
         return batch
 
-    def _left(self, waiting: _Waiting) -> bool:
+    def _left(self, waiting: Waiting) -> bool:
         """Whether a request is settled, or its caller has gone away; then it is forgotten."""
-        if waiting.left or not waiting.future.done():
+        if waiting.left or not waiting.settled:
             return waiting.left
         waiting.left = True
-        node, count = self._pending.pop(waiting.request.identity)
+        node, count = self._pending.pop(waiting.identity)
         if count > 1:
-            self._pending[waiting.request.identity] = node, count - 1
+            self._pending[waiting.identity] = node, count - 1
         return True
 
-    async def _round(self, batch: Sequence[_Waiting]) -> None:
+    async def _round(self, batch: Sequence[Waiting]) -> None:
         """Decide and commit once."""
         made = plan(self._view, [self._fenced(w.request) for w in batch], self._busy)
         decided = list(zip(batch, made.outcomes, strict=True))
         for waiting, outcome in decided:
             if isinstance(outcome, Damaged):
-                _fail(waiting, Corrupt(f"the address record of {waiting.request.identity} is damaged; delete the "
+                waiting.settle(Corrupt(f"the address record of {waiting.identity} is damaged; delete the "
                                        "attachment and add it anew"))
             elif isinstance(outcome, Short) and waiting.confirmed:
                 if isinstance(outcome.problem, Exhausted):
                     metrics.EXHAUSTED.inc()
-                _fail(waiting, outcome.problem)
-        short = [w for w, outcome in decided if isinstance(outcome, Short) and not w.future.done()]
+                waiting.settle(outcome.problem)
+        short = [w for w, outcome in decided if isinstance(outcome, Short) and not w.settled]
         if made.expect:
             await self._commit(made, [(w, o) for w, o in decided if isinstance(o, Granted | Freed)])
         if short:
             await self._confirm(short)
-        elif batch and not made.expect and not any(w.future.done() for w in batch):
+        elif batch and not made.expect and not any(w.settled for w in batch):
             if not self._busy:
                 raise AssertionError("nothing can be decided, and nothing is waited for")
             await self._settled.wait()
@@ -249,7 +257,7 @@ class Allocator:
             return Release(request.identity, tuple(sorted(unanswered)))
         return request
 
-    async def _commit(self, made: Plan, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
+    async def _commit(self, made: Plan, decided: Sequence[tuple[Waiting, Granted | Freed]]) -> None:
         self._busy |= made.blocks
         for cidr, block in made.changed.items():
             self._view.writing(keys.block(cidr), made.writes[keys.block(cidr)], block)
@@ -300,63 +308,62 @@ class Allocator:
             with suppress(TimedOut):
                 await self._mirror.reached(claims, 2.0)
 
-    def _refused(self, refused: Sequence[_Waiting], problem: MuslinError) -> None:
+    def _refused(self, refused: Sequence[Waiting], problem: MuslinError) -> None:
         """One of them may be the reason: each is asked for by itself, and fails by itself."""
         if len(refused) == 1:
-            _fail(refused[0], problem)
+            refused[0].settle(problem)
         for waiting in refused:
             waiting.alone = True
 
-    def _answer(self, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
+    def _answer(self, decided: Sequence[tuple[Waiting, Granted | Freed]]) -> None:
         metrics.BATCH.observe(len(decided))
         for waiting, outcome in decided:
             if isinstance(outcome, Freed):
                 metrics.RELEASED.inc(len(outcome.addresses))
-                self._unanswered.pop(waiting.request.identity, None)
+                self._unanswered.pop(waiting.identity, None)
             elif outcome.new:
                 metrics.ASSIGNED.inc(len(outcome.handle.addresses))
-            if not waiting.future.done():
-                waiting.future.set_result(outcome)
+            waiting.settle(outcome)
 
-    async def _lost(self, losers: Sequence[_Waiting]) -> None:
+    async def _lost(self, losers: Sequence[Waiting]) -> None:
         """Another process was first. Once may be chance; after that, make room for each other."""
         for waiting in losers:
             waiting.conflicts += 1
             if waiting.conflicts >= CONFLICTS:
-                _fail(waiting, Conflict(f"{waiting.request.identity}: others changed the same records "
+                waiting.settle(Conflict(f"{waiting.identity}: others changed the same records "
                                         f"{CONFLICTS} times in a row; ask again"))
         if (most := max((w.conflicts for w in losers), default=0)) > 1:
             await asyncio.sleep(random.uniform(0, min(0.05, 0.001 * 2 ** min(most, 6))))  # noqa: S311  no secret
 
-    def _not_answered(self, made: Plan, decided: Sequence[tuple[_Waiting, Granted | Freed]]) -> None:
+    def _not_answered(self, made: Plan, decided: Sequence[tuple[Waiting, Granted | Freed]]) -> None:
         """Remember who may hold an address without knowing it."""
         metrics.UNKNOWN.inc()
         for waiting, outcome in decided:
             if isinstance(outcome, Granted) and outcome.new:
-                identity = waiting.request.identity
+                identity = waiting.identity
                 self._unanswered[identity] = self._unanswered.pop(identity, frozenset()) | made.pools[identity]
         while len(self._unanswered) > _REMEMBERED:
             del self._unanswered[next(iter(self._unanswered))]
 
-    async def _pause(self, failed: Sequence[_Waiting], problem: MuslinError) -> None:
+    async def _pause(self, failed: Sequence[Waiting], problem: MuslinError) -> None:
         """Give etcd time to come back. Repeating is safe: it fails if the first one was done, and tells so."""
         for waiting in failed:
             waiting.failures += 1
             if waiting.failures >= FAILURES:
-                _fail(waiting, problem)
+                waiting.settle(problem)
         most = max((w.failures for w in failed), default=1)
         await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, 0.05 * 2 ** most))  # noqa: S311  no secret
 
-    async def _confirm(self, short: Sequence[_Waiting]) -> None:
+    async def _confirm(self, short: Sequence[Waiting]) -> None:
         """Before "no address is left" is said, see everything that was written until now."""
         try:
-            await self._current([handle_key(w.request.identity) for w in short])
+            await self._current([handle_key(w.identity) for w in short])
         except (Unavailable, TimedOut) as problem:
             await self._pause(short, problem)
             return
         except MuslinError as problem:
             for waiting in short:
-                _fail(waiting, problem)
+                waiting.settle(problem)
             return
         for waiting in short:
             waiting.confirmed = True
@@ -372,13 +379,6 @@ class Allocator:
         await self._mirror.reached(result.revision, 2.0)
 
 
-def _together(first: _Waiting, other: _Waiting) -> bool:
-    """Whether a request may be in one transaction with the first of it."""
-    if first.alone or other.alone:
-        return False
-    return first.node == other.node or not (first.conflicts or other.conflicts)
-
-
-def _fail(waiting: _Waiting, problem: MuslinError) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(problem)
+@lru_cache(maxsize=8192)
+def _lane_of(node: str) -> int:
+    return zlib.crc32(node.encode()) % LANES

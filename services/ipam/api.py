@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,7 +16,8 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.errors import InvalidArgument
 from muslin.rpc import remaining
-from services.ipam import admin, blocks, handles, nodes, pools, ranges, requests, reservations, settings
+from services.ipam import admin, blocks, handles, nodes, pools, ranges, reservations, settings
+from services.ipam.batch import Session, wanted
 from services.ipam.config import Config
 from services.ipam.convert import block_message, config_message, handle_message, pool_message, slot_message
 from services.ipam.upkeep.api import UpkeepApi
@@ -116,20 +118,28 @@ class Api(UpkeepApi):
 
     async def Assign(self, request: ipam_pb2.AssignRequest, context: Context) -> ipam_pb2.AssignResponse:
         """Give an attachment its addresses."""
-        app = self._app
-        namespace = app.inventory.namespace(request.namespace) if request.namespace else None
-        node = app.inventory.node(request.node)
-        handle = handles.of(request.attachment, request.node, request.namespace, request.pod)
-        wanted = requests.repeatable(handle, app.view.handle(handle.identity).value, lambda: requests.of_message(
-            request, namespace, node, app.view.pools()))
-        held = await app.allocator.assign(wanted, remaining(context))
-        log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
-                 ",".join(a.address for a in held.addresses))
+        held = await self._app.allocator.assign(wanted(self._app, request), remaining(context))
+        if log.isEnabledFor(logging.INFO):
+            log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
+                     ",".join(a.address for a in held.addresses))
         return ipam_pb2.AssignResponse(handle=handle_message(held))
 
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseResponse:
         """Free what an attachment holds."""
         return ipam_pb2.ReleaseResponse(addresses=await _release(self._app, request.attachment, context))
+
+    async def Batch(self, request_iterator: AsyncIterator[ipam_pb2.BatchRequest],
+                    context: Context) -> AsyncIterator[ipam_pb2.BatchResponse]:
+        """Both, for many."""
+        session = Session(self._app)
+        reading = asyncio.create_task(session.read(request_iterator), name="batch requests")
+        try:
+            async for response in session.responses():
+                yield response
+        finally:
+            reading.cancel()
+            session.close()
+            await asyncio.wait([reading])
 
     async def ListBlocks(self, request: ipam_pb2.ListBlocksRequest,
                          context: Context) -> ipam_pb2.ListBlocksResponse:

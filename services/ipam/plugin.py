@@ -66,7 +66,7 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
                 log.info("the pod is not known, nor its annotations: pod=%s/%s attachment=%s", call.namespace, call.pod,
                          handle.identity)
         namespace, node = inventory.namespace(call.namespace), inventory.node(handle.node)
-        return requests.repeatable(handle, app.view.handle(handle.identity).value, lambda: requests.of_call(
+        return requests.repeatable(handle, lambda: app.view.handle(handle.identity).value, lambda: requests.of_call(
             handle, call.conf, call.args, pod, namespace, node, app.view.pools()))
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:

@@ -17,12 +17,13 @@ import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.cni.netconf import Ipam, NetConf
 from muslin.errors import Exhausted, InvalidArgument, MuslinError
 from muslin.selectors import parse
-from services.ipam import handles, pools, ranges
+from services.ipam import pools, ranges
 from services.ipam.annotations import ADDRESSES, LONGEST_STICKY, POOLS, Said, check_supported, short, sticky, strings
 from services.ipam.handles import Handle, Request
 from services.ipam.inventory import Namespace, Node, Pod
@@ -97,7 +98,7 @@ def of_call(handle: Handle, conf: NetConf, args: Mapping[str, str], pod: Pod | N
                    sticky(notes, whose))
 
 
-def of_message(asked: ipam_pb2.AssignRequest, namespace: Namespace | None, node: Node | None,
+def of_message(asked: ipam_pb2.AssignRequest, handle: Handle, namespace: Namespace | None, node: Node | None,
                existing: Sequence[Pool]) -> Request:
     """What a request of the API asks for; likewise. Annotations do not count: who asks here says what is wanted.
 
@@ -105,7 +106,11 @@ def of_message(asked: ipam_pb2.AssignRequest, namespace: Namespace | None, node:
         InvalidArgument: naming the field and the fix.
         Exhausted: no pool of a family serves here, though nobody asked for a certain one.
     """
-    handle = handles.of(asked.attachment, asked.node, asked.namespace, asked.pod)
+    if not (asked.families or asked.addresses or asked.ipv4_pools or asked.ipv6_pools or asked.sticky_seconds):
+        # What nearly all ask for. Where no pool has a selector all serve, whoever asks.
+        plain = _PLAIN if not any(pool.node_selector or pool.namespace_selector for pool in existing) else _resolved(
+            _ANY, Place(handle.node, handle.namespace, node, namespace), existing)
+        return Request(handle, pools=plain)
     specific = _agreed(_parsed_addresses(Said(tuple(asked.addresses), "addresses")))
     families = tuple(sorted(set(asked.families) or set(specific) or {4}))
     if not set(families) <= {4, 6}:
@@ -123,15 +128,20 @@ def of_message(asked: ipam_pb2.AssignRequest, namespace: Namespace | None, node:
                    asked.sticky_seconds)
 
 
-def repeatable(handle: Handle, held: Handle | None, ask: Callable[[], Request]) -> Request:
+_ANY = {4: Said((), "ipv4_pools")}
+_PLAIN: Mapping[int, tuple[str, ...]] = MappingProxyType({})
+
+
+def repeatable(handle: Handle, known: Callable[[], Handle | None], ask: Callable[[], Request]) -> Request:
     """What `ask` makes of a call. If that raises, and the attachment holds addresses already, a request for these.
 
-    Whoever asks again is answered as before, whatever has become of pools, labels and annotations meanwhile. `held` is
-    the attachment's handle, as far as that is known; addresses that are kept for a pod's return are nobody's now.
+    Whoever asks again is answered as before, whatever has become of pools, labels and annotations meanwhile. `known`
+    gives the attachment's handle, as far as that is known; addresses that are kept for a pod's return are nobody's now.
     """
     try:
         return ask()
     except MuslinError:
+        held = known()
         if held is None or held.kept_until_ms:
             raise
         addresses = tuple(a.address for a in held.addresses)

@@ -14,7 +14,7 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.cni import netconf
 from muslin.errors import Exhausted, InvalidArgument, MuslinError, Unsupported
-from services.ipam import requests
+from services.ipam import handles, requests
 from services.ipam.annotations import ADDRESSES, NO_IPAM, POOLS, STICKY
 from services.ipam.handles import Address, Handle, Request
 from services.ipam.inventory import Namespace, Node, Pod
@@ -224,9 +224,10 @@ def test_what_is_held_already_is_what_asking_again_is_about() -> None:
 
     addresses = (Address("10.0.0.1", "10.0.0.0/26", 1), Address("fd00::1", "fd00::/122", 2))
     held = replace(HANDLE, addresses=addresses, sticky=60)
-    assert requests.repeatable(HANDLE, held, refused) == Request(HANDLE, (4, 6), ("10.0.0.1", "fd00::1"), {}, 60)
-    assert requests.repeatable(HANDLE, held, ask) == ask()
-    for nothing in (None, replace(held, kept_until_ms=1)):
+    again = requests.repeatable(HANDLE, lambda: held, refused)
+    assert again == Request(HANDLE, (4, 6), ("10.0.0.1", "fd00::1"), {}, 60)
+    assert requests.repeatable(HANDLE, lambda: held, ask) == ask()
+    for nothing in (lambda: None, lambda: replace(held, kept_until_ms=1)):
         with pytest.raises(InvalidArgument, match="the pool is disabled"):
             requests.repeatable(HANDLE, nothing, refused)
 
@@ -234,14 +235,19 @@ def test_what_is_held_already_is_what_asking_again_is_about() -> None:
 ATTACHMENT = cni_pb2.Attachment(network="net", container_id="c1", ifname="eth0")
 
 
+def of_message(asked: ipam_pb2.AssignRequest) -> Request:
+    handle = handles.of(asked.attachment, asked.node, asked.namespace, asked.pod)
+    return requests.of_message(asked, handle, None, None, EXISTING)
+
+
 def test_the_api_asks_likewise() -> None:
     asked = ipam_pb2.AssignRequest(attachment=ATTACHMENT, node="n1", namespace="prod", pod="web", families=[6, 4],
                                    ipv4_pools=["10.1.0.0/16", "a"], sticky_seconds=60)
-    assert requests.of_message(asked, None, None, EXISTING) == Request(HANDLE, (4, 6), (), {4: ("b", "a")}, 60)
+    assert of_message(asked) == Request(HANDLE, (4, 6), (), {4: ("b", "a")}, 60)
     specific = ipam_pb2.AssignRequest(attachment=ATTACHMENT, node="n1", addresses=["fd00:0::7"])
-    assert requests.of_message(specific, None, None, EXISTING) == Request(BARE, (6,), ("fd00::7",))
+    assert of_message(specific) == Request(BARE, (6,), ("fd00::7",))
     plain = ipam_pb2.AssignRequest(attachment=ATTACHMENT, node="n1")
-    assert requests.of_message(plain, None, None, EXISTING) == Request(BARE, (4,))
+    assert of_message(plain) == Request(BARE, (4,))
 
 
 @pytest.mark.parametrize(("fields", "message"), [
@@ -257,7 +263,7 @@ def test_the_api_asks_likewise() -> None:
 def test_mistakes_of_the_api_are_named_by_its_fields(fields: dict[str, Any], message: str) -> None:
     whole: dict[str, Any] = {"attachment": ATTACHMENT, "node": "n1"}
     with pytest.raises(InvalidArgument) as raised:
-        requests.of_message(ipam_pb2.AssignRequest(**(whole | fields)), None, None, EXISTING)
+        of_message(ipam_pb2.AssignRequest(**(whole | fields)))
     assert message in raised.value.message
 
 

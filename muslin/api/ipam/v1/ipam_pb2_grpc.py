@@ -343,6 +343,11 @@ class IpamStub:
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Batch = channel.stream_stream(
+                '/muslin.ipam.v1.Ipam/Batch',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.BatchRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.BatchResponse.FromString,
+                _registered_method=True)
         self.ListBlocks = channel.unary_unary(
                 '/muslin.ipam.v1.Ipam/ListBlocks',
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListBlocksRequest.SerializeToString,
@@ -476,6 +481,25 @@ class IpamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Batch(self, request_iterator, context):
+        """Batch assigns and releases for many callers over one stream: the same as
+        Assign and Release, at a fraction of a call's price. Each request is
+        answered by itself, once, as soon as its outcome is known, in any order,
+        but those of one attachment in the order in which they were made; one that
+        fails does so alone. A message may hold any number of requests, and any
+        number of outcomes. At most 1,024 requests of a stream are under way: then
+        the service reads no further before some are answered.
+
+        When the stream ends, for whatever reason, requests that were not answered
+        may or may not have been carried out. Ask again over a new one: both are
+        idempotent by attachment. The stream itself fails with INVALID_ARGUMENT if
+        a number is used while its request is under way, and with UNAVAILABLE when
+        the service shuts down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBlocks(self, request, context):
         """ListBlocks returns the blocks, optionally of one node.
         """
@@ -601,6 +625,11 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseRequest.FromString,
                     response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Batch': grpc.stream_stream_rpc_method_handler(
+                    servicer.Batch,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.BatchRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.BatchResponse.SerializeToString,
             ),
             'ListBlocks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBlocks,
@@ -946,6 +975,33 @@ class Ipam:
             '/muslin.ipam.v1.Ipam/Release',
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseRequest.SerializeToString,
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Batch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/muslin.ipam.v1.Ipam/Batch',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.BatchRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.BatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

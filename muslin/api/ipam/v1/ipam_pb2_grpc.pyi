@@ -145,6 +145,21 @@ class IpamStub:
     """
     Release: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseRequest, _ipam_pb2.ReleaseResponse]
     """Release frees what the attachment holds; nothing held is a success."""
+    Batch: _grpc.StreamStreamMultiCallable[_ipam_pb2.BatchRequest, _ipam_pb2.BatchResponse]
+    """Batch assigns and releases for many callers over one stream: the same as
+    Assign and Release, at a fraction of a call's price. Each request is
+    answered by itself, once, as soon as its outcome is known, in any order,
+    but those of one attachment in the order in which they were made; one that
+    fails does so alone. A message may hold any number of requests, and any
+    number of outcomes. At most 1,024 requests of a stream are under way: then
+    the service reads no further before some are answered.
+
+    When the stream ends, for whatever reason, requests that were not answered
+    may or may not have been carried out. Ask again over a new one: both are
+    idempotent by attachment. The stream itself fails with INVALID_ARGUMENT if
+    a number is used while its request is under way, and with UNAVAILABLE when
+    the service shuts down.
+    """
     ListBlocks: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListBlocksRequest, _ipam_pb2.ListBlocksResponse]
     """ListBlocks returns the blocks, optionally of one node."""
     ListHandles: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListHandlesRequest, _ipam_pb2.ListHandlesResponse]
@@ -209,6 +224,21 @@ class IpamAsyncStub(IpamStub):
     """
     Release: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseRequest, _ipam_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Release frees what the attachment holds; nothing held is a success."""
+    Batch: _aio.StreamStreamMultiCallable[_ipam_pb2.BatchRequest, _ipam_pb2.BatchResponse]  # type: ignore[assignment]
+    """Batch assigns and releases for many callers over one stream: the same as
+    Assign and Release, at a fraction of a call's price. Each request is
+    answered by itself, once, as soon as its outcome is known, in any order,
+    but those of one attachment in the order in which they were made; one that
+    fails does so alone. A message may hold any number of requests, and any
+    number of outcomes. At most 1,024 requests of a stream are under way: then
+    the service reads no further before some are answered.
+
+    When the stream ends, for whatever reason, requests that were not answered
+    may or may not have been carried out. Ask again over a new one: both are
+    idempotent by attachment. The stream itself fails with INVALID_ARGUMENT if
+    a number is used while its request is under way, and with UNAVAILABLE when
+    the service shuts down.
+    """
     ListBlocks: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListBlocksRequest, _ipam_pb2.ListBlocksResponse]  # type: ignore[assignment]
     """ListBlocks returns the blocks, optionally of one node."""
     ListHandles: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListHandlesRequest, _ipam_pb2.ListHandlesResponse]  # type: ignore[assignment]
@@ -336,6 +366,27 @@ class IpamServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ReleaseResponse, _abc.Awaitable[_ipam_pb2.ReleaseResponse]]:
         """Release frees what the attachment holds; nothing held is a success."""
+
+    @_abc_1.abstractmethod
+    def Batch(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ipam_pb2.BatchRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ipam_pb2.BatchResponse], _abc.AsyncIterator[_ipam_pb2.BatchResponse]]:
+        """Batch assigns and releases for many callers over one stream: the same as
+        Assign and Release, at a fraction of a call's price. Each request is
+        answered by itself, once, as soon as its outcome is known, in any order,
+        but those of one attachment in the order in which they were made; one that
+        fails does so alone. A message may hold any number of requests, and any
+        number of outcomes. At most 1,024 requests of a stream are under way: then
+        the service reads no further before some are answered.
+
+        When the stream ends, for whatever reason, requests that were not answered
+        may or may not have been carried out. Ask again over a new one: both are
+        idempotent by attachment. The stream itself fails with INVALID_ARGUMENT if
+        a number is used while its request is under way, and with UNAVAILABLE when
+        the service shuts down.
+        """
 
     @_abc_1.abstractmethod
     def ListBlocks(
