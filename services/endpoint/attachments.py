@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from muslin.cni.invocation import Invocation
-from muslin.errors import Conflict, Corrupt
-from muslin.etcd import keys
-from services.endpoint import codec
+from muslin.errors import Conflict, Corrupt, MuslinError
+from muslin.etcd import KeyValue, keys
+from services.endpoint import bulk, codec
+from services.endpoint.changing import expected
 from services.endpoint.records import Pod, WorkloadEndpoint, build, concerns
 from services.endpoint.store import Read, Store
 
@@ -57,27 +58,66 @@ class Attachments:
                         call.namespace, call.pod, record.identity)
         return record
 
-    async def delete(self, network: str, container_id: str, ifname: str) -> bool:
+    async def delete(self, network: str, container_id: str, ifname: str, revision: int = 0) -> bool:
         """Remove the record of exactly this attachment; whether there was one.
+
+        With a revision only if it was last changed at that.
 
         What of an ADD is still on its way to etcd, sent by this process or by one that is dead, does not arrive after
         this; see `Store.transact`.
 
         Raises:
+            Conflict: it was changed since `revision`.
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         key = keys.endpoint(network, container_id, ifname)
+        known = {key: await self._store.get(key)} if revision else {}
         there = False
 
         def decide(read: Read) -> Mapping[str, bytes | None]:
             nonlocal there
-            there = read(key) is not None
+            if (item := read(key)) is not None:
+                expected(item, revision)
+            there = item is not None
             for adding in self._underway.get(key, ()):
                 adding.overtaken = True
             return {key: None}
 
-        await self._store.transact(decide)
+        await self._store.transact(decide, known)
         return there
+
+    async def collect(self, network: str, node: str, alive: Collection[tuple[str, str]], timeout: float) -> int:
+        """Remove the records of a network on a node, but for containers' interfaces that are alive; how many went.
+
+        What can not be removed does not keep the others.
+
+        Raises:
+            Conflict, Unavailable, TimedOut: some were not removed; the message says how many, and why the first.
+        """
+        await self._store.current(timeout)
+        stale = [item.key for record, item in self._records(network)
+                 if record.node == node and (record.container_id, record.ifname) not in alive]
+        problems: list[MuslinError] = []
+        removed = 0
+        for some in bulk.chunks(stale, bulk.AT_ONCE):
+            try:
+                await bulk.delete(self._store, some)
+            except MuslinError as problem:
+                problems.append(problem)
+                continue
+            removed += len(some)
+            for key in some:
+                log.info("collected attachment=%s", key.removeprefix(keys.ENDPOINTS))
+        if problems:
+            raise type(problems[0])(f"{len(stale) - removed} of {len(stale)} records were not removed, the first "
+                                    f"because {problems[0].message}")
+        return removed
+
+    def _records(self, network: str) -> Iterator[tuple[WorkloadEndpoint, KeyValue]]:
+        prefix = keys.endpoints_of(network)
+        for item in self._store.endpoints():
+            if item.key.startswith(prefix):
+                yield codec.endpoint(item), item
 
 
 class _Adding:

@@ -155,19 +155,21 @@ def endpoint(message: endpoint_pb2.WorkloadEndpoint, where: str, node: str) -> W
 def _addresses(given: Sequence[str], where: str) -> tuple[str, ...]:
     if not given:
         raise InvalidArgument(f"{where}.addresses is empty: an endpoint has an address")
+    read = []
     for number, address in enumerate(given):
         try:
-            ipaddress.ip_address(address)
+            read.append(str(ipaddress.ip_address(address)))
         except ValueError as problem:
             raise InvalidArgument(f"{where}.addresses[{number}]: {problem}") from None
-    return tuple(given)
+    return tuple(read)
 
 
 def endpoint_message(record: WorkloadEndpoint, revision: int) -> endpoint_pb2.WorkloadEndpoint:
     """A record that was last changed at a revision."""
     return endpoint_pb2.WorkloadEndpoint(
-        attachment=attachment_message(record), node=record.node, orchestrator=record.orchestrator, workload=record.workload, namespace=record.namespace,
-        pod=record.pod, service_account=record.service_account, labels=record.labels, addresses=record.addresses,
+        attachment=attachment_message(record), node=record.node, orchestrator=record.orchestrator,
+        workload=record.workload, namespace=record.namespace, pod=record.pod,
+        service_account=record.service_account, labels=record.labels, addresses=record.addresses,
         profiles=record.profiles, host_interface=record.host_interface, mac=record.mac, ports=_ports(record.ports),
         netns=record.netns, revision=revision, pod_uid=record.pod_uid)
 

@@ -7,6 +7,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from muslin.errors import Conflict, Corrupt, TimedOut, Unavailable
@@ -16,6 +17,7 @@ from services.endpoint import codec, metrics
 from services.endpoint.codec import Listed
 from services.endpoint.convert import InventoryChange, addition, deletion, forgotten, told
 from services.endpoint.feed import KEPT, Event, Feed
+from services.endpoint.index import Index
 from services.endpoint.records import Pod, WorkloadEndpoint
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Store:
         self.changed_pods: set[str] = set()
         """Keys of pods that have changed since whoever empties this did so."""
         self.pods_changed = asyncio.Event()
-        self._by_pod: dict[str, set[str]] = {}
+        self._index = Index()
         self._damaged: set[str] = set()
         self._counts: Counter[type[Listed | WorkloadEndpoint]] = Counter()
         mirror.subscribe(self._take)
@@ -75,9 +77,22 @@ class Store:
         found = (codec.listed(item) for key, item in self._mirror.items.items() if key not in self._damaged)
         return [record for record in found if record is not None]
 
+    async def endpoints_at(self, revision: int, timeout: float) -> Sequence[KeyValue]:
+        """The records of endpoints as they were at a revision, sorted by key.
+
+        Raises:
+            Compacted: that is not kept any longer, or not reached yet.
+            Unavailable, TimedOut: etcd does not answer.
+        """
+        return (await self._etcd.range(keys.ENDPOINTS, revision=revision, timeout=timeout)).items
+
+    def holders(self, address: str) -> Sequence[str]:
+        """Keys of the endpoints that have an address."""
+        return self._index.holders(address)
+
     def endpoints_of(self, pod_key: str) -> Sequence[str]:
         """Keys of the endpoints of a pod."""
-        return sorted(self._by_pod.get(pod_key, ()))
+        return self._index.of_pod(pod_key)
 
     @property
     def feed(self) -> Feed[Event]:
@@ -100,9 +115,9 @@ class Store:
         """A record as the mirror has it."""
         return self._mirror.items.get(key)
 
-    async def get(self, key: str) -> KeyValue | None:
+    async def get(self, key: str, timeout: float | None = None) -> KeyValue | None:
         """A record as it is in etcd now."""
-        return await self._etcd.get(key)
+        return await self._etcd.get(key, timeout=timeout)
 
     async def current(self, timeout: float) -> None:
         """Let the mirror catch up with everything written until now.
@@ -122,13 +137,14 @@ class Store:
 
     # Writing
 
-    async def transact(self, decide: Decide) -> int:
+    async def transact(self, decide: Decide, known: Mapping[str, KeyValue | None] = MappingProxyType({})) -> int:
         """Commit what a function decides, on condition that what it read is still so.
 
         The revision at which that was, 0 if there was nothing to write.
 
-        What it reads comes from the mirror, or, after a conflict, from etcd's answer. A transaction without an answer
-        is repeated: what it has done is then read, and decided on anew.
+        What it reads comes from the mirror, unless it is `known`, or, after a conflict, from etcd's answer. A function
+        that raises should know what it decides by, since the mirror may be behind. A transaction without an answer is
+        repeated: what it has done is then read, and decided on anew.
 
         One that was sent may also arrive when its process is dead and others have done more. If the record that it
         would change is another by then, or gone, its condition fails; but a record that it would make may have come
@@ -138,7 +154,7 @@ class Store:
         Raises:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
-        fresh: dict[str, KeyValue | None] = {}
+        fresh = dict(known)
         conflicts = failures = 0
         while True:
             expect: dict[str, KeyValue | None] = {}
@@ -200,12 +216,7 @@ class Store:
     def _take_endpoint(self, change: Change, revision: int) -> Iterator[Event]:
         before, after = _known(codec.endpoint, change.old), _known(codec.endpoint, change.new)
         self._count(change, before, after)
-        if before and before.pod:
-            self._by_pod[pod_key := keys.pod(before.namespace, before.pod)].discard(change.key)
-            if not self._by_pod[pod_key]:
-                del self._by_pod[pod_key]
-        if after and after.pod:
-            self._by_pod.setdefault(keys.pod(after.namespace, after.pod), set()).add(change.key)
+        self._index.change(change.key, before, after)
         # A record that is damaged now is as good as gone; one that has moved is gone from the node it was on.
         if before and (after is None or after.node != before.node):
             yield Event(deletion(before, revision), before.node)
