@@ -21,6 +21,7 @@ from shim.errors import (
     CONNECTIVITY_LIMITED,
     FAILED_PRECONDITION,
     INTERNAL,
+    NOT_FOUND,
     PLUGIN_NOT_AVAILABLE,
     STATUS_NAME,
     TRY_AGAIN_LATER,
@@ -67,17 +68,22 @@ class Invocation:
         self.environment = environment
         self.config = config
 
-    def request(self, result: bytes = b"", context: bytes = b"") -> bytes:
-        """The request of any verb, with what the services before this one handed on."""
+    def call(self, result: bytes = b"", context: bytes = b"") -> bytes:
+        """The call, with what the services before this one handed on."""
         given = self.environment
-        return messages.request(messages.call(given.container_id, given.netns, given.ifname, given.args, given.path,
-                                              self.config, result, context))
+        return messages.call(given.container_id, given.netns, given.ifname, given.args, given.path, self.config, result,
+                             context)
+
+    def request(self, result: bytes = b"", context: bytes = b"") -> bytes:
+        """The request of any verb."""
+        return messages.request(self.call(result, context))
 
 
 def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
     """Run ADD and return the last service's result.
 
-    A call without an answer may have been carried out, so a failing step is rolled back too. The rollback is the
+    A call without an answer may have been carried out, so a step that failed is rolled back too, unless its service
+    was not even reached. The rollback is the
     services' own DEL, by attachment. So it must not run when a step answers ALREADY_EXISTS: that means that this very
     attachment is there from an earlier ADD, whose address and record the steps before it have only found again.
 
@@ -96,9 +102,10 @@ def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
                 failed.append((service, RpcError(INTERNAL, str(problem))))
         if failed:
             there_before = any(error.answered and error.status == ALREADY_EXISTS for _, error in failed)
-            undo = () if there_before else BACKWARD[-number:]
+            unasked = [service for service, error in failed if error.unasked]
+            undo = () if there_before else [tuple(s for s in each if s not in unasked) for each in BACKWARD[-number:]]
             undone, broken = _undo(undo, invocation.request(), caller, deadline)
-            raise _report(failed + broken, f"rolled back {', '.join(undone) or 'nothing'}")
+            raise _report(failed + broken, f"rolled back {', '.join(undone) or 'nothing'}", broken)
         result, context = steps[0][0], merged([context for _, context in steps])
     return result
 
@@ -126,20 +133,20 @@ def merged(contexts: Sequence[bytes]) -> bytes:
     return b"{" + b",".join(members) + b"}" if members else b""
 
 
-def delete(invocation: Invocation, caller: Caller, deadline: Deadline) -> None:
+def delete(request: bytes, caller: Caller, deadline: Deadline) -> None:
     """Run DEL: every service gets its chance, whatever the others said, but ipam.
 
     Raises:
         CniError: the first failure.
     """
-    _, failed = _undo(BACKWARD, invocation.request(), caller, deadline)
+    _, failed = _undo(BACKWARD, request, caller, deadline)
     if failed:
-        raise _report(failed)
+        raise _report(failed, left=failed)
 
 
 def _undo(stages: Sequence[Stage], request: bytes, caller: Caller,
           deadline: Deadline) -> tuple[list[str], list[Failure]]:
-    """DEL through some stages: who did it, and what failed.
+    """DEL through some stages: who did it, and what failed. What a service does not find it need not delete.
 
     An address is only freed when the veth and the record that use it are gone: otherwise a pod that gets it next would
     share it with this one.
@@ -150,7 +157,8 @@ def _undo(stages: Sequence[Stage], request: bytes, caller: Caller,
         asked = tuple(service for service in stage if service != "ipam" or not failed)
         answers, broken = _ask((asked,), "Del", request, caller, deadline.share(len(stages) - number))
         done += [service for service, _ in answers]
-        failed += broken
+        done += [service for service, error in broken if error.status == NOT_FOUND]
+        failed += [failure for failure in broken if failure[1].status != NOT_FOUND]
     return done, failed
 
 
@@ -202,6 +210,8 @@ def _ask(stages: Sequence[Stage], verb: str, request: bytes, caller: Caller,
     failed: list[Failure] = []
     for number, stage in enumerate(stages):
         calls = [(service, f"Plugin/{verb}", request) for service in stage]
+        if not calls:
+            continue
         for service, outcome in zip(stage, caller(calls, deadline.share(len(stages) - number)), strict=True):
             if isinstance(outcome, RpcError):
                 failed.append((service, outcome))
@@ -210,12 +220,14 @@ def _ask(stages: Sequence[Stage], verb: str, request: bytes, caller: Caller,
     return answers, failed
 
 
-def _report(failed: Sequence[Failure], done: str = "") -> CniError:
+def _report(failed: Sequence[Failure], done: str = "", left: Sequence[Failure] = ()) -> CniError:
+    """What the runtime is told; `left` is what could not be deleted."""
     (service, error), *others = failed
     notes = [f"{service} answered {_status(error)}" if error.answered else f"{service}: {_status(error)}"]
     notes += [done] if done else []
     notes += [f"{name} failed too: {other.message} ({_status(other)})" for name, other in others]
-    return CniError(CNI_CODE.get(error.status, UNEXPECTED), f"{service}: {error.message}", "; ".join(notes))
+    return CniError(CNI_CODE.get(error.status, UNEXPECTED), f"{service}: {error.message}", "; ".join(notes),
+                    unfinished=bool(left) and all(error.passing for _, error in left))
 
 
 def _status(error: RpcError) -> str:

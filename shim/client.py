@@ -82,9 +82,9 @@ class Client:
         if isinstance(problem, TimeoutError):
             return _late(path, allowed)
         if isinstance(problem, Unreachable):
-            return RpcError(UNAVAILABLE, f"can not connect to unix:{path}: {problem}")
+            return RpcError(UNAVAILABLE, f"can not connect to unix:{path}: {problem}", unasked=True)
         self._drop(path)
-        return RpcError(UNAVAILABLE, f"no answer from unix:{path}: {problem}")
+        return RpcError(UNAVAILABLE, f"no answer from unix:{path}: {problem}", unasked=isinstance(problem, Refused))
 
     def _drop(self, path: str) -> None:
         if transport := self._open.pop(path, None):

@@ -21,6 +21,7 @@ SERVICES = ("ipam", "policy", "endpoint", "node")
 """The chain, in the order of ADD."""
 
 DEFAULT_SOCKET = "/run/muslin/muslin.sock"
+DEFAULT_STATE = "/var/lib/muslin"
 DEFAULT_TIMEOUT = 30.0
 LONGEST_TIMEOUT = 600.0
 
@@ -36,15 +37,17 @@ class Configuration:
         raw: The bytes of stdin, handed on unchanged.
         targets: Path of the unix socket of each service.
         timeout: Seconds for the whole call, from `muslin.timeout`.
+        state: Path of the directory that deletions are put off in, from `muslin.state_dir`.
     """
 
-    __slots__ = ("raw", "targets", "timeout", "version")
+    __slots__ = ("raw", "state", "targets", "timeout", "version")
 
-    def __init__(self, version: str, raw: bytes, targets: Mapping[str, str], timeout: float) -> None:
+    def __init__(self, version: str, raw: bytes, targets: Mapping[str, str], timeout: float, state: str) -> None:
         self.version = version
         self.raw = raw
         self.targets = targets
         self.timeout = timeout
+        self.state = state
 
 
 def parse(raw: bytes, command: str) -> Configuration:
@@ -66,7 +69,7 @@ def parse(raw: bytes, command: str) -> Configuration:
             raise _invalid(f"{field} is missing")
     _mapping(document, "prevResult")
     own = _mapping(document, "muslin")
-    return Configuration(version, raw, _targets(own), _timeout(own))
+    return Configuration(version, raw, _targets(own), _timeout(own), _state(own))
 
 
 def requested_version(raw: bytes) -> str:
@@ -128,6 +131,13 @@ def _path(field: str, target: str) -> str:
     if length > _LONGEST_PATH:
         raise _invalid(f"{field} is longer than the {_LONGEST_PATH} bytes that a unix socket may have")
     return path
+
+
+def _state(own: Mapping[str, Value]) -> str:
+    path = _text(own, "state_dir", "muslin.") or DEFAULT_STATE
+    if not path.startswith("/") or "\0" in path or not path.isprintable():
+        raise _invalid(f"muslin.state_dir {path!r} must be an absolute path")
+    return path.rstrip("/")
 
 
 def _timeout(own: Mapping[str, Value]) -> float:

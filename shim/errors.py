@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "CONNECTIVITY_LIMITED", "DECODING_FAILURE", "INCOMPATIBLE_VERSION", "INVALID_CONFIGURATION", "INVALID_ENVIRONMENT",
-    "PLUGIN_NOT_AVAILABLE", "TRY_AGAIN_LATER", "UNEXPECTED",
+    "IO_FAILURE", "PLUGIN_NOT_AVAILABLE", "TRY_AGAIN_LATER", "UNEXPECTED",
     "ALREADY_EXISTS", "CANCELLED", "DEADLINE_EXCEEDED", "DENIED", "FAILED_PRECONDITION", "INTERNAL", "NOT_FOUND",
     "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN",
     "CNI_CODE", "STATUS_NAME",
@@ -14,6 +14,7 @@ __all__ = [
 # CNI error codes (specification 1.1, "Error"; 100 and up are the plugin's own).
 INCOMPATIBLE_VERSION = 1
 INVALID_ENVIRONMENT = 4
+IO_FAILURE = 5
 DECODING_FAILURE = 6
 INVALID_CONFIGURATION = 7
 TRY_AGAIN_LATER = 11
@@ -56,13 +57,15 @@ class CniError(Exception):
         code: CNI error code.
         message: One line for people, naming the field and the fix.
         details: More of it: where, under which request id, and what was undone.
+        unfinished: Something is left to delete, and doing that later may succeed.
     """
 
-    def __init__(self, code: int, message: str, details: str = "") -> None:
+    def __init__(self, code: int, message: str, details: str = "", unfinished: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.details = details
+        self.unfinished = unfinished
 
 
 class RpcError(Exception):
@@ -71,11 +74,18 @@ class RpcError(Exception):
     Attributes:
         status: gRPC status number, never 0.
         message: As the service sent it, or what happened on the way.
-        answered: The service itself said so; otherwise whether the call was carried out is unknown.
+        answered: The service itself said so; otherwise whether the call was carried out is unknown, unless
+        unasked: The call did not reach the service, for sure.
     """
 
-    def __init__(self, status: int, message: str, answered: bool = False) -> None:
+    def __init__(self, status: int, message: str, answered: bool = False, unasked: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.answered = answered
+        self.unasked = unasked
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same call may succeed later."""
+        return self.status == RESOURCE_EXHAUSTED or CNI_CODE.get(self.status) == TRY_AGAIN_LATER

@@ -28,11 +28,31 @@ def add_response(message: bytes) -> tuple[bytes, bytes]:
     Raises:
         BadMessage: it does not decode.
     """
-    result = context = b""
+    found = fields(message)
+    return _last(found, 1), _last(found, 2)
+
+
+def attachment(message: bytes) -> tuple[str, str]:
+    """Container id and interface name of a Call.
+
+    Raises:
+        BadMessage: it does not decode.
+    """
+    found = fields(message)
+    return _last(found, 1).decode("utf-8", "replace"), _last(found, 3).decode("utf-8", "replace")
+
+
+def fields(message: bytes) -> list[tuple[int, bytes]]:
+    """Numbers and values of the fields that have a length: strings, bytes and messages, in order; others are skipped.
+
+    Raises:
+        BadMessage: it does not decode.
+    """
+    found = []
     at = 0
     while at < len(message):
         key, at = _read_varint(message, at)
-        number, kind = key >> 3, key & 7
+        kind = key & 7
         if kind == _VARINT:
             _, at = _read_varint(message, at)
             continue
@@ -45,12 +65,18 @@ def add_response(message: bytes) -> tuple[bytes, bytes]:
         end = at + size
         if end > len(message):
             raise BadMessage("a field that ends too early")
-        if kind == _BYTES and number == 1:
-            result = message[at:end]
-        elif kind == _BYTES and number == 2:
-            context = message[at:end]
+        if kind == _BYTES:
+            found.append((key >> 3, message[at:end]))
         at = end
-    return result, context
+    return found
+
+
+def _last(found: list[tuple[int, bytes]], number: int) -> bytes:
+    value = b""
+    for each, content in found:
+        if each == number:
+            value = content
+    return value
 
 
 def _field(number: int, value: bytes) -> bytes:

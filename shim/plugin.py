@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from time import monotonic
 
-from shim import chain, configuration, environment, jsontext, trace
+from shim import chain, configuration, environment, journal, jsontext, messages, trace
 from shim.client import Client
 from shim.deadline import Deadline
-from shim.errors import UNEXPECTED, CniError
+from shim.errors import IO_FAILURE, TRY_AGAIN_LATER, UNEXPECTED, CniError
+from shim.journal import Journal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import TypeAlias
 
     from shim.chain import Caller, Invocation
 
-    Command: TypeAlias = Callable[[Invocation, Caller, Deadline], bytes]
+
+_STATUS_SECONDS = 5.0  # runtimes ask for it about every five
 
 
 class Outcome:
@@ -48,8 +49,10 @@ def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outc
         if command == "VERSION":
             return Outcome(0, _versions(configuration.requested_version(raw)))
         conf = configuration.parse(raw, command)
-        services = Client(conf.targets, parent)
-        return Outcome(0, _COMMANDS[command](chain.Invocation(given, raw), services, Deadline(began + conf.timeout)))
+        seconds = min(conf.timeout, _STATUS_SECONDS) if command == "STATUS" else conf.timeout
+        call = Call(chain.Invocation(given, raw), Client(conf.targets, parent), Deadline(began + seconds),
+                    Journal(conf.state))
+        return Outcome(0, _COMMANDS[command](call), call.note)
     except CniError as error:
         problem = error
     except BaseException as error:  # noqa: BLE001 - the runtime reads JSON, whatever went wrong
@@ -57,20 +60,88 @@ def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outc
     return _failure(problem, raw, command, trace.request_id(parent))
 
 
-def _silent(run_chain: Callable[[Invocation, Caller, Deadline], None]) -> Command:
-    """A command without a result."""
-    def command(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
-        run_chain(invocation, caller, deadline)
+class Call:
+    """One command that services take part in.
+
+    Attributes:
+        note: What a command that succeeded has to say all the same, "" for nothing.
+    """
+
+    def __init__(self, invocation: Invocation, caller: Caller, deadline: Deadline, journal: Journal) -> None:
+        self.invocation = invocation
+        self.caller = caller
+        self.deadline = deadline
+        self.journal = journal
+        self.note = ""
+
+    def add(self) -> bytes:
+        """ADD, after what is left to delete of the same attachment."""
+        self._catch_up()
+        try:
+            return chain.add(self.invocation, self.caller, self.deadline)
+        except CniError as error:
+            if error.unfinished:
+                error.details += f"; {self._put_off() or 'the rest of the rollback is put off until it can be done'}"
+            raise
+
+    def _catch_up(self) -> None:
+        """Do what was put off of this attachment: done later, it would tear down what ADD makes."""
+        given = self.invocation.environment
+        try:
+            for path, call in self.journal.of(given.container_id, given.ifname):
+                chain.delete(messages.request(call), self.caller, self.deadline)
+                journal.remove(path)
+        except CniError as error:
+            error.message = f"an earlier DEL of this attachment is still to be done: {error.message}"
+            raise
+        except OSError as problem:
+            raise CniError(IO_FAILURE, f"{self.journal.directory}: {problem.strerror}") from None
+
+    def delete(self) -> bytes:
+        """DEL. What can not be done now and may be later is put off; a runtime that repeats it all could do no more."""
+        try:
+            chain.delete(self.invocation.request(), self.caller, self.deadline)
+        except CniError as error:
+            if not error.unfinished:
+                raise
+            if problem := self._put_off():
+                raise CniError(TRY_AGAIN_LATER, error.message, f"{error.details}; {problem}") from None
+            self.note = f"muslin: DEL is put off until it can be done: {error.message} ({error.details})"
         return b""
-    return command
+
+    def _put_off(self) -> str:
+        """Have the deletion done later; what is in the way of that, "" if nothing."""
+        given = self.invocation.environment
+        try:
+            self.journal.add(given.container_id, given.ifname, self.invocation.call())
+        except journal.Full as problem:
+            return f"it can not be put off: {problem}"
+        except OSError as problem:
+            return f"it can not be put off: {self.journal.directory}: {problem.strerror}"
+        return ""
+
+    def check(self) -> bytes:
+        """CHECK."""
+        chain.check(self.invocation, self.caller, self.deadline)
+        return b""
+
+    def collect(self) -> bytes:
+        """GC."""
+        chain.collect(self.invocation, self.caller, self.deadline)
+        return b""
+
+    def status(self) -> bytes:
+        """STATUS."""
+        chain.status(self.invocation, self.caller, self.deadline)
+        return b""
 
 
-_COMMANDS: dict[str, Command] = {
-    "ADD": chain.add,
-    "DEL": _silent(chain.delete),
-    "CHECK": _silent(chain.check),
-    "GC": _silent(chain.collect),
-    "STATUS": _silent(chain.status),
+_COMMANDS: dict[str, Callable[[Call], bytes]] = {
+    "ADD": Call.add,
+    "DEL": Call.delete,
+    "CHECK": Call.check,
+    "GC": Call.collect,
+    "STATUS": Call.status,
 }
 
 

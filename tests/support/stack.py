@@ -94,7 +94,7 @@ class Stack:
 
     def configuration(self, **more: Any) -> dict[str, Any]:
         return {"cniVersion": "1.0.0", "name": "net", "type": "muslin", "policy": {"type": "k8s"},
-                "muslin": {"socket": str(self.run / "muslin.sock")}, **more}
+                "muslin": {"socket": str(self.run / "muslin.sock"), "state_dir": str(self.state)}, **more}
 
     async def invoke(self, verb: str, pod: Pod, config: dict[str, Any] | None = None) -> Done:
         """Exec the shim as a runtime does."""

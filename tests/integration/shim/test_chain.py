@@ -281,7 +281,7 @@ async def test_one_service_down_is_named_with_its_socket_and_the_rest_rolled_bac
     error = (await invoke(plugin, "ADD", config)).error
     assert (error["code"], error["msg"]) == (
         11, f"endpoint: can not connect to unix:{tmp_path}/gone.sock: No such file or directory")
-    assert stages(chain) == [FORWARD[0], {"policy.Del"}]
+    assert stages(chain) == [FORWARD[0], BACKWARD[-1]]
 
 
 async def test_thirty_at_once(plugin: Path, chain: Chain, socket: Path) -> None:
