@@ -278,7 +278,7 @@ class Allocator:
             if result.succeeded:
                 for key, value in made.writes.items():
                     record = None if value is None else KeyValue(key, value, result.revision, result.revision)
-                    self._view.see(key, record, result.revision)
+                    self._view.see(key, record, result.revision, ours=True)
         finally:
             self._busy -= made.blocks
             for cidr in made.changed:

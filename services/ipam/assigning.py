@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from muslin.errors import AlreadyExists, Corrupt, InvalidArgument
 from muslin.etcd import keys
 from services.ipam import blocks, pools, ranges, releasing, sources, specific, store
@@ -36,14 +34,15 @@ def assign(step: Step, request: Request) -> Granted | Damaged:
                       "see muslin ipam check")
     step.expect[keys.IPAM_RESERVATIONS] = reserved.revision
     asked = {ranges.number(address)[1]: address for address in request.addresses}
-    wanted = tuple(sorted({*request.families, *asked}))
-    given = _returned(step, request, wanted, asked)
+    wanted = tuple(sorted({*request.families, *asked})) if asked else request.families
+    given = _returned(step, request, wanted, asked) if known.revision or step.view.kept else {}
     for family in wanted:
         if family not in given:
             given[family] = _new(step, request, family, asked.get(family))
-    handle = msgspec.structs.replace(
-        request.handle, addresses=tuple(given[family] for family in wanted), sticky=request.sticky_seconds,
-        created_ms=request.handle.created_ms or step.view.clock.wall_ms())
+    new = request.handle
+    handle = Handle(new.network, new.container_id, new.ifname, new.node, new.namespace, new.pod,
+                    tuple(given[family] for family in wanted), new.created_ms or step.view.clock.wall_ms(),
+                    request.sticky_seconds)
     step.writes[key] = store.encode(handle)
     return Granted(handle, new=True)
 
@@ -64,10 +63,7 @@ def _new(step: Step, request: Request, family: int, address: str | None) -> Addr
     if address is not None:
         block, ordinal, pool = specific.choose(step, request, address)
     else:
-        block, pool = sources.choose(step, request, family)
-        found = blocks.next_free(block, step.view.index.barred(block))
-        assert found is not None, "an open block has a free address"
-        ordinal = found
+        block, ordinal, pool = sources.choose(step, request, family)
     after = blocks.take(block, ordinal, request.identity)
     return _given(step, pool, after, ordinal)
 

@@ -123,6 +123,10 @@ def ordinal_of(block: Block, address: str) -> int | None:
 
 def next_free(block: Block, barred: Barred = never) -> int | None:
     """The ordinal that is given next, None if there is none."""
+    if barred is never:
+        if block.fresh < size(block):
+            return block.fresh
+        return block.released[0] if block.released else None
     return next((ordinal for ordinal in free(block) if not barred(ordinal)), None)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
@@ -97,7 +98,7 @@ class Request:
     sticky_seconds: int = 0
     """Seconds for which the addresses are kept for the pod after release; 0 for none."""
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Of the attachment."""
         return self.handle.identity

@@ -73,6 +73,8 @@ class _Draft:
         self._slots = 0
         self._decided: set[str] = set()
         self._looked = False
+        self._of_nodes: dict[str, dict[str, None]] = {}
+        """By node the CIDRs of its blocks that the transaction changes."""
 
     def decide(self, request: Asked) -> None:
         """Add a request, or leave it for later."""
@@ -92,7 +94,7 @@ class _Draft:
         return self._plan
 
     def _attempt(self, request: Asked) -> Outcome | None:
-        step = Step(self._view, self._plan.changed, self._busy)
+        step = self._step()
         try:
             outcome: Outcome
             if isinstance(request, Request):
@@ -112,15 +114,27 @@ class _Draft:
             return outcome
         return outcome if self._join(step, request.identity) else None
 
+    def _step(self) -> Step:
+        return Step(self._view, self._plan.changed, self._busy, self._of_nodes)
+
     def _join(self, step: Step, identity: str) -> bool:
         """Make a step part of the transaction, if it still fits."""
         plan = self._plan
-        blocks = sum(cidr not in plan.changed for cidr in step.changed)
+        new = [block for cidr, block in step.changed.items() if cidr not in plan.changed]
         # Blocks are written when the plan is finished, so they are counted apart from the other writes.
-        writes = len(plan.writes) + len(plan.changed) + len(step.writes) + blocks
-        if len(plan.expect) + len(step.expect) > store.TRANSACTION_LIMIT or writes > store.TRANSACTION_LIMIT:
+        writes = len(plan.writes) + len(plan.changed) + len(step.writes) + len(new)
+        # Most of what steps rest on they have in common.
+        expect = len(plan.expect.keys() | step.expect.keys()) if (
+            len(plan.expect) + len(step.expect) > store.TRANSACTION_LIMIT) else 0
+        if expect > store.TRANSACTION_LIMIT or writes > store.TRANSACTION_LIMIT:
             return False
-        self._slots += sum(len(block.held) for cidr, block in step.changed.items() if cidr not in plan.changed)
+        for block in new:
+            self._slots += len(block.held)
+        for cidr, block in step.changed.items():
+            if (before := plan.changed.get(cidr)) is None or before.node != block.node:
+                if before:
+                    del self._of_nodes[before.node][cidr]
+                self._of_nodes.setdefault(block.node, {})[cidr] = None
         plan.expect.update(step.expect)
         plan.writes.update(step.writes)
         plan.changed.update(step.changed)
@@ -137,7 +151,7 @@ class _Draft:
         for identity in self._view.kept.expired():
             if identity in self._decided:
                 continue
-            step = Step(self._view, self._plan.changed, self._busy)
+            step = self._step()
             try:
                 releasing.free(step, identity)
             except Wait:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ def bits(family: int) -> int:
 
 def text(number: int, family: int) -> str:
     """An address as it is written."""
-    return str(ipaddress.IPv4Address(number) if family == 4 else ipaddress.IPv6Address(number))
+    return socket.inet_ntoa(number.to_bytes(4)) if family == 4 else str(ipaddress.IPv6Address(number))
 
 
 def number(address: str) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from services.ipam import pools
 from services.ipam.config import Config
 from services.ipam.handles import Request
@@ -19,7 +21,7 @@ def no_claim(config: Config, node: str, owned: int) -> str:
     return ""
 
 
-def exhausted(step: Step, request: Request, family: int, usable: list[Pool], owned: int) -> str:
+def exhausted(step: Step, request: Request, family: int, usable: Collection[Pool], owned: int) -> str:
     """The pools tried and why none of them gave an address."""
     view, config, node = step.view, step.view.settings(), request.handle.node
     tried = list(request.pools.get(family, ())) or [
@@ -38,7 +40,7 @@ def exhausted(step: Step, request: Request, family: int, usable: list[Pool], own
     return f"no {kind}address for {request.identity} on node {node}: {what}"
 
 
-def _pool(view: View, name: str, family: int, usable: list[Pool]) -> str:
+def _pool(view: View, name: str, family: int, usable: Collection[Pool]) -> str:
     pool = view.pool(name).value
     if pool is None:
         return f"pool {name}: there is no such pool"

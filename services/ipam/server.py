@@ -60,7 +60,7 @@ class IpamApp(App):
         self._mirror.subscribe(self._changed)
         self.tasks.spawn("mirror", self._mirror.run())
         self.tasks.spawn("inventory", self.inventory.run())
-        self.upkeep.start(self.tasks, self._mirror)
+        self.upkeep.start(self.tasks, self._mirror, lambda: self._view.ours)
         self.tasks.spawn("store", self._follow(readiness.part("store")))
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:

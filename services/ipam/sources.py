@@ -7,8 +7,8 @@ strict, any open block of any node is borrowed from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 
 import msgspec
 
@@ -28,18 +28,20 @@ _RESERVED_LOOK = 65_536
 """Blocks that are looked at in search of one that is not all reserved: an IPv6 pool may have 2**64 blocks."""
 
 
-def allowed(step: Step, request: Request, family: int) -> list[Pool]:
-    """The pools of a family that a request may be served from, in order."""
-    if family in request.pools:
-        named = (step.view.pool(name).value for name in request.pools[family])
-        found = [pool for pool in named if pool]
-    else:
-        found = list(step.view.pools())
-    return [pool for pool in found if pools.serves(pool) and pools.family(pool) == family]
+Found = tuple[Block, int, Pool]
+"""A block, the ordinal in it that is given next, and its pool."""
 
 
-def choose(step: Step, request: Request, family: int) -> tuple[Block, Pool]:
-    """A block with an address to give, and its pool.
+def allowed(step: Step, request: Request, family: int) -> Mapping[str, Pool]:
+    """The pools of a family that a request may be served from, in order, by name."""
+    if family not in request.pools:
+        return step.view.serving(family)
+    named = (step.view.pool(name).value for name in request.pools[family])
+    return {pool.name: pool for pool in named if pool and pools.serves(pool) and pools.family(pool) == family}
+
+
+def choose(step: Step, request: Request, family: int) -> Found:
+    """A block with an address to give, which one, and its pool.
 
     Raises:
         Exhausted: naming the pools tried and why none served.
@@ -50,10 +52,10 @@ def choose(step: Step, request: Request, family: int) -> tuple[Block, Pool]:
     if taken := _own(step, node, usable):
         return taken
     by_the_settings(step)
-    if (taken := _claimed(step, node, usable, config)) or (
+    if (taken := _claimed(step, node, usable.values(), config)) or (
             not config.strict_affinity and (taken := _borrowed(step, node, usable))):
         return taken
-    raise Exhausted(reasons.exhausted(step, request, family, usable, blocks_of(step, node)))
+    raise Exhausted(reasons.exhausted(step, request, family, usable.values(), blocks_of(step, node)))
 
 
 def by_the_settings(step: Step) -> None:
@@ -64,7 +66,7 @@ def by_the_settings(step: Step) -> None:
 def blocks_of(step: Step, node: str) -> int:
     """Count of a node's blocks, those claimed in this transaction too."""
     owned = step.view.index.owned(node)
-    return len(owned) + sum(block.node == node and block.cidr not in owned for block in step.begun())
+    return len(owned) + sum(block.cidr not in owned for block in step.begun_by(node))
 
 
 def claim(step: Step, node: str, cidr: str, pool: Pool) -> Block:
@@ -84,20 +86,28 @@ def claim(step: Step, node: str, cidr: str, pool: Pool) -> Block:
     return msgspec.structs.replace(block, node=node) if block else Block(cidr, pool.name, node)
 
 
-def _own(step: Step, node: str, usable: list[Pool]) -> tuple[Block, Pool] | None:
+def _own(step: Step, node: str, usable: Mapping[str, Pool]) -> Found | None:
     """An open block of the node, begun in this transaction or before."""
-    begun = (block for block in step.begun() if block.node == node)
+    return _first(step, chain(step.begun_by(node), _stored(step, step.view.open_blocks(node))), usable)
+
+
+def _first(step: Step, candidates: Iterable[Block], usable: Mapping[str, Pool]) -> Found | None:
+    """The first block that gives an address."""
     waiting = False
-    for block, pool in _open(step, [*begun, *_stored(step, step.view.open_blocks(node))], usable):
+    for block in candidates:
+        if not block.node or block.leaving or (pool := usable.get(block.pool)) is None:
+            continue
+        if (ordinal := _gives(step, block)) is None:
+            continue
         if not step.busy(block.cidr):
-            return block, pool
+            return block, ordinal, pool
         waiting = True
     if waiting:
         raise Wait
     return None
 
 
-def _claimed(step: Step, node: str, usable: list[Pool], config: Config) -> tuple[Block, Pool] | None:
+def _claimed(step: Step, node: str, usable: Iterable[Pool], config: Config) -> Found | None:
     """A block that nobody has."""
     if reasons.no_claim(config, node, blocks_of(step, node)):
         return None
@@ -106,8 +116,8 @@ def _claimed(step: Step, node: str, usable: list[Pool], config: Config) -> tuple
         tally = step.view.tally(pool.name)
         for cidr in tally.idle:
             if (block := step.block(cidr)) and not block.node and not block.held and not step.busy(cidr) and (
-                    _gives(step, block)):
-                return claim(step, node, cidr, pool), pool
+                    (ordinal := _gives(step, block)) is not None):
+                return claim(step, node, cidr, pool), ordinal, pool
         if (len(tally.claimed) >= pools.block_count(pool)
                 or step.view.index.reserved.count(pool.cidr) >= pools.size(pool)):
             continue
@@ -116,40 +126,26 @@ def _claimed(step: Step, node: str, usable: list[Pool], config: Config) -> tuple
                 continue
             if step.busy(cidr):
                 raced = True
-            elif _gives(step, Block(cidr, pool.name, node)):  # not if all of it is reserved
-                return claim(step, node, cidr, pool), pool
+            elif (ordinal := _gives(step, Block(cidr, pool.name, node))) is not None:  # it may be all reserved
+                return claim(step, node, cidr, pool), ordinal, pool
     if raced:  # claims that are under way may yet fail
         raise Wait
     return None
 
 
-def _borrowed(step: Step, node: str, usable: list[Pool]) -> tuple[Block, Pool] | None:
+def _borrowed(step: Step, node: str, usable: Mapping[str, Pool]) -> Found | None:
     """An open block of another node; nodes look at them in different orders, not to fight for one."""
     found: list[Block] = [block for block in step.begun() if block.node != node]
-    for pool in usable:
+    for pool in usable.values():
         found += _stored(step, islice(step.view.tally(pool.name).open, _BORROW_LOOK))
     found.sort(key=lambda block: hashlib.sha256(f"{node}\n{block.cidr}".encode()).digest())
-    waiting = False
-    for block, pool in _open(step, found, usable):
-        if not step.busy(block.cidr):
-            return block, pool
-        waiting = True
-    if waiting:
-        raise Wait
-    return None
+    return _first(step, found, usable)
 
 
 def _stored(step: Step, cidrs: Iterable[str]) -> Iterator[Block]:
-    begun = {block.cidr for block in step.begun()}
-    return (block for cidr in cidrs if cidr not in begun and (block := step.view.block(cidr).value))
+    return (block for cidr in cidrs if not step.begins(cidr) and (block := step.view.block(cidr).value))
 
 
-def _open(step: Step, candidates: Iterable[Block], usable: list[Pool]) -> Iterator[tuple[Block, Pool]]:
-    by_name = {pool.name: pool for pool in usable}
-    for block in candidates:
-        if block.node and not block.leaving and (pool := by_name.get(block.pool)) and _gives(step, block):
-            yield block, pool
-
-
-def _gives(step: Step, block: Block) -> bool:
-    return blocks.next_free(block, step.view.index.barred(block)) is not None
+def _gives(step: Step, block: Block) -> int | None:
+    """The ordinal that a block gives next, None if it gives none now."""
+    return blocks.next_free(block, step.view.index.barred(block))

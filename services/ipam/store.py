@@ -17,7 +17,6 @@ barrier                empty; rewritten to learn how current the mirror is
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -94,8 +93,9 @@ def key_of(record: msgspec.Struct) -> str | None:
     return keys.pool(record.name) if isinstance(record, Pool) else None
 
 
-@lru_cache(maxsize=8192)
 def handle_key(identity: str) -> str:
     """The key of the handle with an identity. Raises InvalidArgument if it can not be one."""
-    network, _, rest = identity.partition("/")
-    return keys.handle(network, *rest.partition("/")[::2])
+    parts = identity.split("/", 2)
+    if len(parts) != 3:
+        raise InvalidArgument(f"attachment {identity!r} is not of the form network/container/interface")
+    return keys.handle(*parts)

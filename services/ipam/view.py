@@ -44,6 +44,8 @@ class _Seen(NamedTuple):
     record: KeyValue | None
     at: int
     """Revision of the store at which it was so."""
+    ours: bool
+    """Whether this process wrote it, then."""
 
 
 _KEPT = b'"kept_until_ms"'
@@ -61,9 +63,12 @@ class View:
         self.kept = Kept(self.clock)
         self._stored = stored
         self._revision = 0
+        self.ours: frozenset[str] = frozenset()
+        """Keys among the changes last told whose record is what this process wrote itself."""
         self._recent: dict[str, _Seen] = {}
         self._pools: dict[str, Known[Pool]] = {}
         self._sorted: tuple[Pool, ...] = ()
+        self._serving: dict[int, Mapping[str, Pool]] = {}
         self._blocks: dict[str, Known[Block]] = {}
         self._writing: dict[str, tuple[bytes | None, Block]] = {}
         self._config: Known[Config] = Known(None, 0)
@@ -76,6 +81,13 @@ class View:
     def damaged_pools(self) -> list[str]:
         """Names of the pools that do not decode."""
         return sorted(name for name, known in self._pools.items() if known.value is None)
+
+    def serving(self, family: int) -> Mapping[str, Pool]:
+        """The pools of a family that serve, by name, in order."""
+        if (known := self._serving.get(family)) is None:
+            known = self._serving[family] = {pool.name: pool for pool in self._sorted
+                                             if pools.serves(pool) and pools.family(pool) == family}
+        return known
 
     def pool(self, name: str) -> Known[Pool]:
         """A pool by name."""
@@ -143,11 +155,18 @@ class View:
         back = revision < self._revision
         self._revision = revision
         overtaken = [key for key, seen in self._recent.items() if back or seen.at <= revision]
+        same, ours = set(), set()
         for key in overtaken:
-            del self._recent[key]
+            seen = self._recent.pop(key)
+            if seen.record is not None and (stored := self._stored.get(key)) is not None and (
+                    stored.mod_revision == seen.record.mod_revision and stored.value == seen.record.value):
+                same.add(key)
+                if seen.ours:
+                    ours.add(key)
+        self.ours = frozenset(ours)
         # Pools and reservations first: blocks are counted by them, and all are counted anew when they change.
         later = []
-        for key in {*touched, *overtaken}:
+        for key in {*touched, *overtaken} - same:
             if key.startswith(_COUNTED):
                 later.append(key)
             else:
@@ -155,11 +174,11 @@ class View:
         for key in later:
             self._index(key)
 
-    def see(self, key: str, record: KeyValue | None, at: int) -> None:
-        """A record as this process read or wrote it: at revision `at` of the store it was this, or absent."""
+    def see(self, key: str, record: KeyValue | None, at: int, *, ours: bool = False) -> None:
+        """A record as this process read or (`ours`) wrote it: at revision `at` of the store it was this, or absent."""
         if at <= self._revision or ((seen := self._recent.get(key)) and at <= seen.at):
             return
-        self._recent[key] = _Seen(record, at)
+        self._recent[key] = _Seen(record, at, ours)
         self._index(key)
 
     def writing(self, key: str, value: bytes | None, block: Block) -> None:
@@ -207,6 +226,7 @@ class View:
         else:
             self._pools.pop(name, None)
         self._sorted = tuple(known.value for _, known in sorted(self._pools.items()) if known.value)
+        self._serving.clear()
         if before.value != self.pool(name).value:
             self._recount()
 

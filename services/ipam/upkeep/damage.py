@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -49,9 +49,10 @@ def fault(record: KeyValue) -> tuple[str, str]:
 class Damage:
     """Follows a mirror; `run()` looks at what has changed, in a task of the owner's."""
 
-    def __init__(self, records: Mapping[str, KeyValue]) -> None:
-        """`records` are the mirror's, live."""
-        self._records = records
+    def __init__(self, records: Mapping[str, KeyValue],
+                 ours: Callable[[], Collection[str]] = frozenset) -> None:
+        """`records` are the mirror's, live; `ours` gives the keys among the last changes that this process wrote."""
+        self._records, self._ours = records, ours
         self._found: dict[str, str] = {}
         """Kind by key."""
         self._touched: dict[str, None] = {}
@@ -61,9 +62,13 @@ class Damage:
 
     def changed(self, changes: Sequence[Change], _revision: int) -> None:
         """The mirror has changed."""
+        ours = self._ours()
         for change in changes:
-            self._touched[change.key] = None
-        self._grown.set()
+            # What this process has written itself need not be decoded to know that it can be.
+            if change.key not in ours or change.key in self._found:
+                self._touched[change.key] = None
+        if self._touched:
+            self._grown.set()
 
     async def run(self) -> None:
         """Look at what has changed, until cancelled."""

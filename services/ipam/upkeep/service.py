@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from muslin.errors import FailedPrecondition, MuslinError, from_status
 from muslin.etcd import KeyValue, keys
@@ -46,9 +46,9 @@ class Upkeep:
         self.clock = clock
         self._rounds = Rounds(stored, self._sources, nodes, Rules(grace, interval or COLLECT_INTERVAL), clock)
 
-    def start(self, tasks: TaskSet, mirror: Mirror) -> None:
-        """Begin to follow the sources and the records, and to collect."""
-        damage = Damage(mirror.items)
+    def start(self, tasks: TaskSet, mirror: Mirror, ours: Callable[[], Collection[str]]) -> None:
+        """Begin to follow the sources and the records, and to collect; `ours` as `Damage` has it."""
+        damage = Damage(mirror.items, ours)
         mirror.subscribe(damage.changed)
         for source in self._sources:
             tasks.spawn(f"claims of {source.name}", source.run())
