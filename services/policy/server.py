@@ -8,7 +8,7 @@ import grpc
 
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.etcd import Etcd
-from muslin.rpc import App, Readiness
+from muslin.rpc import App, Part, Readiness
 from services.policy.endpoints import EndpointSource
 from services.policy.plugin import Plugin
 from services.policy.policies import Policies
@@ -26,21 +26,27 @@ class PolicyApp(App):
         self._endpoint = endpoint
         self._etcd = Etcd(etcd)
         self._replica = Replica(self._etcd)
+        self._parts: tuple[Part, ...] = ()
 
     async def start(self, readiness: Readiness) -> None:
         """Begin to follow the store and the endpoint service. Until both are read, nodes get no program."""
-        source = EndpointSource(self._endpoint, self._replica.hub, readiness.part("endpoints"))
+        endpoints, store = self._parts = readiness.part("endpoints"), readiness.part("store")
+        source = EndpointSource(self._endpoint, self._replica.hub, endpoints)
         self.tasks.spawn("mirror", self._replica.mirror.run())
-        self.tasks.spawn("store", self._replica.follow(readiness.part("store")))
+        self.tasks.spawn("store", self._replica.follow(store))
         self.tasks.spawn("endpoints", source.run())
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.policy.v1."""
-        plugin = Plugin(self._replica)  # type: ignore[abstract]  # verbs it leaves out are UNIMPLEMENTED on purpose
+        plugin = Plugin(self._replica, self._trouble)
         policy_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         policy_pb2_grpc.add_PoliciesServicer_to_server(Policies(self._replica), server)
         policy_pb2_grpc.add_ProgramsServicer_to_server(Programs(self._replica.hub), server)
         return tuple(service.full_name for service in policy_pb2.DESCRIPTOR.services_by_name.values())
+
+    def _trouble(self) -> str:
+        """What is not ready, and why; empty if all is."""
+        return "; ".join(f"{part.name}: {part.message}" for part in self._parts if not part.ready)
 
     async def stop(self) -> None:
         """Let go of the store."""

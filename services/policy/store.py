@@ -75,3 +75,7 @@ class Store:
             return result.revision
         (existing,) = result.responses
         return existing.mod_revision if existing is not None else 0
+
+    async def has_profile(self, name: str, timeout: float) -> bool:
+        """Whether there is a profile of that name."""
+        return await self._etcd.get(keys.profile(name), timeout=timeout) is not None

@@ -83,6 +83,21 @@ class Client:
             answer = await self.plugin.Add(cni_pb2.AddRequest(call=call), timeout=TIMEOUT)
         return context.parse(answer.context).profiles
 
+    async def check(self, config: Mapping[str, Any], args: str = "") -> None:
+        call = cni_pb2.Call(container_id="c1", ifname="eth0", args=args, config=json.dumps(config).encode())
+        with rpc.translated("check"):
+            await self.plugin.Check(cni_pb2.CheckRequest(call=call), timeout=TIMEOUT)
+
+    async def status(self, config: Mapping[str, Any]) -> None:
+        call = cni_pb2.Call(config=json.dumps(config).encode())
+        with rpc.translated("status"):
+            await self.plugin.Status(cni_pb2.StatusRequest(call=call), timeout=TIMEOUT)
+
+    async def gc(self, config: Mapping[str, Any]) -> None:
+        call = cni_pb2.Call(config=json.dumps(config).encode())
+        with rpc.translated("gc"):
+            await self.plugin.GC(cni_pb2.GCRequest(call=call), timeout=TIMEOUT)
+
     async def delete_attachment(self, config: Mapping[str, Any]) -> None:
         call = cni_pb2.Call(container_id="c1", ifname="eth0", config=json.dumps(config).encode())
         with rpc.translated("del"):

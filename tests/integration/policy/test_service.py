@@ -8,15 +8,15 @@ import re
 import socket
 import time
 import urllib.request
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
-from muslin import rpc
-from muslin.api.cni.v1 import cni_pb2
 from muslin.api.policy.v1 import policy_pb2
-from muslin.errors import InvalidArgument, NotFound, Unavailable, Unsupported
+from muslin.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from muslin.etcd import Etcd
 from tests.integration.policy.clients import Client, Node, namespace, network_policy, ref
 from tests.integration.policy.endpoints import EndpointServer, record
@@ -206,11 +206,61 @@ def has_group(members: set[str], node: Node) -> bool:
     return list(node.groups.values()) == [members]
 
 
-@pytest.mark.parametrize("verb", ["Check", "GC", "Status"])
-async def test_verbs_that_are_not_there_say_so(client: Client, verb: str) -> None:
-    request = getattr(cni_pb2, f"{verb}Request")()
-    with pytest.raises(Unsupported), rpc.translated(verb):
-        await getattr(client.plugin, verb)(request, timeout=5)
+async def test_check_misses_a_network_s_profile(client: Client, etcd: EtcdServer) -> None:
+    """A network's profile is stored; a namespace's is made of the Namespace, and its absence closes its pods."""
+    with pytest.raises(FailedPrecondition, match="profile blue is gone"):
+        await client.check(PLAIN)
+    await client.add(PLAIN, pod="")
+    await client.check(PLAIN)
+    await client.check(KUBERNETES, args="K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web")
+    async with Etcd([etcd.endpoint]) as store:
+        await store.delete("/muslin/policy/v1/profiles/blue")
+    with pytest.raises(FailedPrecondition, match="profile blue is gone"):
+        await persist_until_it_fails(lambda: client.check(PLAIN))
+
+
+async def persist_until_it_fails(ask: Callable[[], Awaitable[None]]) -> None:
+    """The replica follows the store: it learns of what others did a moment later."""
+    async with asyncio.timeout(20):
+        while True:
+            await ask()
+            await asyncio.sleep(0.02)
+
+
+async def test_collection_frees_nothing_and_reads_its_list(client: Client) -> None:
+    await client.add(PLAIN, pod="")
+    await client.gc(PLAIN)
+    await client.gc({**PLAIN, "cni.dev/valid-attachments": []})
+    await client.check(PLAIN)
+    with pytest.raises(InvalidArgument, match="valid-attachments"):
+        await client.gc({**PLAIN, "cni.dev/valid-attachments": "all"})
+
+
+async def test_status_says_what_is_missing(client: Client, etcd: EtcdServer, endpoint_server: EndpointServer) -> None:
+    """Whether the endpoint service and the store are there; without asking them."""
+    await client.status(PLAIN)
+    with pytest.raises(InvalidArgument, match="name"):
+        await client.status({"type": "muslin"})
+    await endpoint_server.stop()
+    with pytest.raises(Unavailable, match="endpoints: "):
+        await persist_until_it_fails(lambda: client.status(PLAIN))
+    await endpoint_server.start()
+    await persist(lambda: client.status(PLAIN))
+    etcd.freeze()
+    try:
+        await client.status(PLAIN)  # an answer without the store
+    finally:
+        etcd.kill()
+    with pytest.raises(Unavailable, match="store: "):
+        await persist_until_it_fails(lambda: client.status(PLAIN))
+
+
+async def persist(ask: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(Unavailable):
+                return await ask()
+            await asyncio.sleep(0.02)
 
 
 async def test_a_restart_changes_nothing(client: Client, service: Service, endpoint_server: EndpointServer) -> None:
