@@ -8,8 +8,8 @@ subnet exists on the link, and all that a pod sends is routed by the host and pa
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from muslin.errors import InvalidArgument
 from services.node.attachment import Attachment
@@ -19,7 +19,7 @@ from services.node.netlink.network import IPAddress, IPNetwork
 from services.node.netlink.shaping import Bucket
 
 __all__ = ["GATEWAY", "GATEWAY_6", "HOST_MAC", "HOST_SETTINGS", "HOST_SETTINGS_6", "End", "Wiring", "bucket",
-           "default_routes", "host_end", "host_requests", "pod_addresses", "pod_end", "pod_requests"]
+           "host_end", "host_requests", "networks", "pod_addresses", "pod_end", "pod_requests", "ways_out"]
 
 GATEWAY = ipaddress.IPv4Address("169.254.1.1")
 """The pod's next hop: link-local, the same for every pod, on no interface (Calico's convention)."""
@@ -59,6 +59,7 @@ LOOPBACK = 1
 
 _DEFAULT = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _GATEWAYS: Mapping[int, IPAddress] = {4: GATEWAY, 6: GATEWAY_6}
+GATEWAYS = frozenset(_GATEWAYS.values())
 _GATEWAY_LINK = ipaddress.ip_network(GATEWAY)
 
 
@@ -76,6 +77,8 @@ class Wiring:
     """How fast the pod may be sent to; None for no limit."""
     egress: Bucket | None = None
     """How fast it may send."""
+    routes: tuple[IPNetwork, ...] = field(default=(), kw_only=True)
+    """Where it finds its way to, by our gateway; a family of which none is named gets the default route."""
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -109,6 +112,18 @@ def pod_addresses(values: Sequence[str]) -> tuple[IPAddress, ...]:
     return found
 
 
+def networks(values: Iterable[str]) -> tuple[IPNetwork, ...]:
+    """Destinations of routes, each once.
+
+    Raises:
+        InvalidArgument: one is none.
+    """
+    try:
+        return tuple(dict.fromkeys(map(ipaddress.ip_network, values)))
+    except ValueError as error:
+        raise InvalidArgument(f"routes: {error}") from None
+
+
 def bucket(rate: int, burst: int) -> Bucket | None:
     """A limit of CNI's, in bits a second and bits, as a token bucket; None for a rate of 0."""
     if not rate:
@@ -123,16 +138,17 @@ def host_end(wiring: Wiring) -> End:
                neighbours=tuple((address, wiring.mac) for address in wiring.addresses))
 
 
-def default_routes(wiring: Wiring) -> tuple[tuple[IPNetwork, IPAddress], ...]:
-    """The pod's ways out, one of each family that it has."""
-    return tuple((_DEFAULT[version], _GATEWAYS[version]) for version in wiring.families)
+def ways_out(wiring: Wiring) -> tuple[tuple[IPNetwork, IPAddress], ...]:
+    """The pod's routes through its gateways, of the families that it has."""
+    return tuple((destination, _GATEWAYS[version]) for version in wiring.families for destination in
+                 [route for route in wiring.routes if route.version == version] or [_DEFAULT[version]])
 
 
 def pod_end(wiring: Wiring) -> End:
     """What the pod has."""
     families = wiring.families
     link: tuple[tuple[IPNetwork, IPAddress | None], ...] = ((_GATEWAY_LINK, None),) if 4 in families else ()
-    return End(wiring.addresses, link + default_routes(wiring),
+    return End(wiring.addresses, link + ways_out(wiring),
                tuple((_GATEWAYS[version], HOST_MAC) for version in families))
 
 

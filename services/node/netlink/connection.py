@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -92,6 +91,9 @@ class Socket:
     """A netlink socket in one network namespace: this process' own, or another one's for ever.
 
     Safe for several threads: one exchange at a time.
+
+    Attributes:
+        namespace: path of the namespace; None for this process' own.
     """
 
     def __init__(self, protocol: int, namespace: str | os.PathLike[str] | None = None) -> None:
@@ -102,21 +104,19 @@ class Socket:
             InvalidArgument: it is not a network namespace.
             KernelError: the kernel does not have that protocol.
         """
-        with nullcontext() if namespace is None else netns.entered(namespace):
-            self._open(protocol)
+        self.namespace = namespace
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        try:
+            self._socket = (socket.socket(socket.AF_NETLINK, kind, protocol) if namespace is None
+                            else netns.open_socket(namespace, socket.AF_NETLINK, kind, protocol))
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, f"open a netlink socket of protocol {protocol}") from error
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         # A receive timeout, not settimeout: that would poll before every read.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", TIMEOUT_SECONDS, 0))
         self._lock = threading.Lock()
         self._sequence = 0
-
-    def _open(self, protocol: int) -> None:
-        """Open what belongs to the namespace that the thread is in."""
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        except OSError as error:
-            raise KernelError(error.errno or errno.EIO, f"open a netlink socket of protocol {protocol}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -173,31 +173,12 @@ class Socket:
 
 
 class Connection(Socket):
-    """Route netlink: links, addresses, routes, neighbours; and the namespace's settings below /proc/sys/net.
-
-    Attributes:
-        settings: descriptor of that directory, -1 where there is none; it stays the namespace's, as the socket does.
-    """
+    """Route netlink: links, addresses, routes, neighbours."""
 
     def __init__(self, namespace: str | os.PathLike[str] | None = None) -> None:
         """Open it. Raises as Socket does."""
-        self.settings = -1
         super().__init__(socket.NETLINK_ROUTE, namespace)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-
-    def _open(self, protocol: int) -> None:
-        super()._open(protocol)
-        try:
-            self.settings = os.open("/proc/sys/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            pass  # who needs one of them is told so
-
-    def close(self) -> None:
-        """Close the socket."""
-        super().close()
-        if self.settings >= 0:
-            os.close(self.settings)
-            self.settings = -1
 
     def request(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """Send all in one datagram and return the replies to each.

@@ -112,11 +112,12 @@ def delete_group(group: int) -> Request:
     return Request(RTM_DELLINK, 0, _ifinfo() + u32(_IFLA_GROUP, group), f"delete links of group {group}")
 
 
-def get(connection: Connection, name: str) -> Link | None:
-    """The link of that name, None if there is none."""
-    body = _ifinfo() + text(_IFLA_IFNAME, name) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+def get(connection: Connection, which: str | int) -> Link | None:
+    """The link of that name or index, None if there is none."""
+    body = (_ifinfo(which) if isinstance(which, int) else _ifinfo() + text(_IFLA_IFNAME, which)) \
+        + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
     try:
-        replies = connection.request([Request(RTM_GETLINK, 0, body, f"read link {name}")])
+        replies = connection.request([Request(RTM_GETLINK, 0, body, f"read link {which}")])
     except KernelError as error:
         if error.errno == errno.ENODEV:
             return None

@@ -172,7 +172,8 @@ def routes(connection: Connection, index: int = 0) -> list[Route]:
 
 def device_towards(connection: Connection, address: IPAddress) -> int:
     """Index of the device by which packets to an address leave; 0 if there is no way."""
-    body = _RTMSG.pack(_family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, address.packed)
+    body = (_RTMSG.pack(_family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+            + attribute(_RTA_DST, address.packed))
     try:
         replies = connection.request([Request(RTM_GETROUTE, 0, body, f"find the way to {address}")])[0]
     except KernelError as error:

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import errno
-import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
+from muslin import netns
 from services.node.errors import KernelError
 from services.node.netlink.connection import Connection
 
 __all__ = ["read", "write"]
 
+_ROOT = Path("/proc/sys/net")
+
 
 def read(connection: Connection, path: str) -> str | None:
-    """The value of a setting such as `ipv6/conf/eth0/accept_ra`; None if it can not be read, or is not there."""
-    try:
-        handle = _opened(connection, path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        return os.read(handle, 256).decode(errors="replace").strip()
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
+    """The value of a setting such as `ipv6/conf/eth0/accept_ra`; None if it can not be read, or is not there.
+
+    Raises:
+        NotFound: the namespace is gone.
+    """
+    with _inside(connection):
+        return _value(path)
 
 
 def write(connection: Connection, path: str, value: int) -> None:
     """Give a setting a value; nothing is written where it has it.
 
     Raises:
+        NotFound: the namespace is gone.
         KernelError: ENOENT if there is no such setting, EROFS or EACCES where /proc/sys may only be read.
     """
-    if read(connection, path) == str(value):
-        return
     try:
-        handle = _opened(connection, path, os.O_WRONLY)
-        try:
-            os.write(handle, str(value).encode())
-        finally:
-            os.close(handle)
+        with _inside(connection):
+            if _value(path) != str(value):
+                (_ROOT / path).write_text(str(value))
     except OSError as error:
         raise KernelError(error.errno or errno.EIO, f"set net.{path.replace('/', '.')}={value}") from error
 
 
-def _opened(connection: Connection, path: str, flags: int) -> int:
-    if connection.settings < 0:
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return os.open(path, flags | os.O_CLOEXEC, dir_fd=connection.settings)
+def _value(path: str) -> str | None:
+    try:
+        return (_ROOT / path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _inside(connection: Connection) -> AbstractContextManager[None]:
+    """What lies below /proc/sys/net is that of the namespace that the thread is in."""
+    return nullcontext() if connection.namespace is None else netns.entered(connection.namespace)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.node.netlink.attributes import as_text, attribute, nested, parse, text, u32
 from services.node.netlink.connection import NLM_F_CREATE, NLM_F_REPLACE, Connection, Request
 
-__all__ = ["Bucket", "bucket_of", "set_bucket"]
+__all__ = ["Bucket", "rate_of", "set_bucket"]
 
 RTM_NEWQDISC, RTM_GETQDISC = 36, 38
 
@@ -46,7 +46,7 @@ def set_bucket(index: int, bucket: Bucket) -> Request:
     return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, body, f"limit the rate of link {index}")
 
 
-def bucket_of(connection: Connection, index: int) -> int | None:
+def rate_of(connection: Connection, index: int) -> int | None:
     """The rate, in bytes a second, that a device is held to; None if to none."""
     for reply in connection.dump(Request(RTM_GETQDISC, 0, _TCMSG.pack(0, index, 0, 0, 0), "list queueing disciplines")):
         _, device, _, parent, _ = _TCMSG.unpack_from(reply.body)

@@ -18,12 +18,14 @@ from services.node.enforce.parts import Owner
 from services.node.enforce.program import Action, Endpoint, Group, Kind, Policy, Rule, Update, member
 from services.node.enforce.state import Claim, Event, State, applied
 from services.node.netlink.connection import Connection
+from services.node.netlink.network import IPAddress
 from services.node.nft.connection import Nftables
 from services.node.wiring import Wiring, wire
 from tests.support.netns import command, namespace
 
 PREFIXES = ("cali", "mus")
 NETWORK = ipaddress.IPv4Address("192.168.7.0")
+NETWORK_6 = ipaddress.IPv6Address("fd00:7::")
 ALLOW_ALL = Policy("profile/all", "all", ingress=(Rule(Action.ALLOW),), egress=(Rule(Action.ALLOW),))
 
 
@@ -36,24 +38,35 @@ class Pod:
     attachment: Attachment
     interface: str
     address: str
+    address6: str = ""
     sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """Its addresses, as values."""
+        return tuple(ipaddress.ip_address(each) for each in (self.address, self.address6) if each)
 
     def endpoint(self, *, ingress: Iterable[Iterable[str]] = (), egress: Iterable[Iterable[str]] = (),
                  profiles: Iterable[str] = ("profile/all",)) -> Endpoint:
         """Its endpoint in a program."""
-        return Endpoint(self.attachment, self.interface, (ipaddress.ip_address(self.address),),
+        return Endpoint(self.attachment, self.interface, self.addresses,
                         tuple(map(tuple, ingress)), tuple(map(tuple, egress)), tuple(profiles), f"test/{self.name}")
 
     def listen(self, port: int, kind: int = socket.SOCK_STREAM) -> None:
         """Answer on a port until the world ends: accept TCP, echo UDP."""
-        server = netns.open_socket(self.netns, socket.AF_INET, kind)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(("0.0.0.0", port))
-        self.sockets.append(server)
-        if kind == socket.SOCK_STREAM:
-            server.listen(64)
-        else:
-            threading.Thread(target=_echo, args=(server,), daemon=True).start()
+        self.sockets.append(listening(self.netns, port, kind, ipv6=bool(self.address6)))
+
+
+def listening(where: Path, port: int, kind: int = socket.SOCK_STREAM, *, ipv6: bool = False) -> socket.socket:
+    """A socket in a namespace that accepts TCP or echoes UDP until it is closed; with `ipv6` of both families."""
+    server = netns.open_socket(where, socket.AF_INET6 if ipv6 else socket.AF_INET, kind)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("::" if ipv6 else "0.0.0.0", port))
+    if kind == socket.SOCK_STREAM:
+        server.listen(64)
+    else:
+        threading.Thread(target=_echo, args=(server,), daemon=True).start()
+    return server
 
 
 def _echo(server: socket.socket) -> None:
@@ -109,7 +122,7 @@ class World:
 
 
 @contextmanager
-def world(*pods: str) -> Iterator[World]:
+def world(*pods: str, ipv6: bool = False) -> Iterator[World]:
     """A host with these pods wired, and a table that knows them and allows them nothing yet."""
     with ExitStack() as stack:
         host = stack.enter_context(namespace("host"))
@@ -119,9 +132,10 @@ def world(*pods: str) -> Iterator[World]:
         made.replace()
         for number, name in enumerate(pods, 1):
             path = stack.enter_context(namespace(name))
-            pod = Pod(name, path, Attachment("net", f"container-{name}", "eth0"), f"mus{name}", str(NETWORK + number))
+            pod = Pod(name, path, Attachment("net", f"container-{name}", "eth0"), f"mus{name}", str(NETWORK + number),
+                      str(NETWORK_6 + number) if ipv6 else "")
             wire(links, Wiring(pod.attachment, str(path), pod.interface, f"02:00:00:00:00:{number:02x}",
-                               (ipaddress.IPv4Address(pod.address),)))
+                               pod.addresses))
             made.pods[name] = pod
             made.apply(Claim(pod.attachment, pod.interface))
         try:
@@ -132,9 +146,14 @@ def world(*pods: str) -> Iterator[World]:
                     each.close()
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    """The family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def reaches(source: Path, address: str, port: int, *, timeout: float = 0.5, bind: str = "") -> bool:
     """Whether a TCP connection from that namespace comes about in time. A refusal counts: it came from there."""
-    with netns.open_socket(source, socket.AF_INET, socket.SOCK_STREAM) as client:
+    with netns.open_socket(source, family_of(address), socket.SOCK_STREAM) as client:
         client.settimeout(timeout)
         if bind:
             client.bind((bind, 0))
@@ -149,7 +168,7 @@ def reaches(source: Path, address: str, port: int, *, timeout: float = 0.5, bind
 
 def echoes(source: Path, address: str, port: int, *, timeout: float = 0.5) -> bool:
     """Whether a UDP datagram from that namespace is answered in time."""
-    with netns.open_socket(source, socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with netns.open_socket(source, family_of(address), socket.SOCK_DGRAM) as client:
         client.settimeout(timeout)
         client.connect((address, port))
         try:
