@@ -131,6 +131,7 @@ def _service_program(service: str, places: Places, options: Options, etcd: str) 
         case "node":
             flags += [f"--node={options.node}"]
             flags += [f"--{other}={places.target(other)}" for other in SERVICES if other != "node"]
+            flags += [f"--run-dir={places.run}", f"--state={places.state}"]
         case "policy":
             flags += [f"--etcd={etcd}", f"--endpoint={places.target('endpoint')}"]
         case "ipam":

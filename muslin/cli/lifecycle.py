@@ -140,15 +140,21 @@ async def status(run: Path, output: str) -> int:
         "healthy": healthy, "process": found.process.pid, "node": found.node, "run": str(run), "state": found.state,
         "etcd": found.etcd,
         "services": dict(zip([*SERVICES, "etcd"], answers, strict=True)),
-        "pods": sum(len(record.pods) for record in plays), **_node_facts(node)}
+        "pods": sum(len(record.pods) for record in plays), **_node_facts(node, places)}
     console.result(json.dumps(facts, indent=2) if output == "json" else _status_text(facts))
     return 0 if healthy else 1
 
 
-def _node_facts(node: node_pb2.GetStatusResponse | None) -> dict[str, Any]:
+def _node_facts(node: node_pb2.GetStatusResponse | None, places: Places) -> dict[str, Any]:
     if node is None:
-        return {"attachments": None, "enforced_revision": None, "parts": []}
+        return {"attachments": None, "enforced_revision": None, "parts": [], "problems": [],
+                "deletions": {"waiting": len(list(places.deletions.glob("*.call"))), "oldest_seconds": None,
+                              "failed": None}}
+    deletions = node.deletions
     return {"attachments": len(node.attachments), "enforced_revision": node.enforced_revision,
+            "problems": list(node.problems),
+            "deletions": {"waiting": deletions.waiting, "oldest_seconds": round(deletions.oldest_seconds, 1),
+                          "failed": deletions.failed},
             "parts": [{"name": part.name, "ready": part.ready, "message": part.message} for part in node.parts]}
 
 
@@ -161,9 +167,22 @@ def _status_text(facts: dict[str, Any]) -> str:
     if facts["attachments"] is not None:
         lines.append(f"  {facts['attachments']} attachments; the kernel has revision {facts['enforced_revision']} of "
                      "the program")
+    lines += _deletions_text(facts["deletions"])
+    lines += [f"  {problem}" for problem in facts["problems"]]
     if facts["pods"]:
         lines.append(f"  {facts['pods']} pods are played")
     return "\n".join(lines)
+
+
+def _deletions_text(deletions: dict[str, Any]) -> list[str]:
+    lines = []
+    if deletions["waiting"]:
+        oldest = deletions["oldest_seconds"]
+        since = f"; the oldest for {oldest:.0f} s" if oldest is not None else ""
+        lines.append(f"  {deletions['waiting']} deletions wait to be done{since}")
+    if deletions["failed"]:
+        lines.append(f"  {deletions['failed']} deletions could not be done and were put aside; see the log of node")
+    return lines
 
 
 def _announcement(places: Places, options: embedded.Options, running: embedded.Up, seconds: float) -> str:

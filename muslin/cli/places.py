@@ -54,6 +54,11 @@ class Places:
         """One record for each play that is under way or kept."""
         return self.state / "plays"
 
+    @property
+    def deletions(self) -> Path:
+        """Deletions that the plugin could not do, and the node does."""
+        return self.state / "deletions"
+
     def log(self, name: str) -> Path:
         """The log file of a service, of `etcd`, or of `up` itself when detached."""
         return self.state / "logs" / f"{name}.log"

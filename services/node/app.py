@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import grpc
 
 from muslin import rpc
 from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from muslin.rpc import Readiness
+from services.node.attachments import Attachments
 from services.node.enforce.state import Claim
 from services.node.enforcer import Enforcer
 from services.node.forward import PACKAGES, Forwarder
 from services.node.kernel import Kernel
 from services.node.nft.connection import Nftables
-from services.node.plugin import Attachments, Context, Plugin
+from services.node.plugin import Context, Plugin
 from services.node.subscription import subscribe
 from services.node.upkeep.events import Monitor
+from services.node.upkeep.service import Upkeep
+from services.node.uplink import Uplink
 
 __all__ = ["NodeApp"]
 
@@ -29,12 +33,18 @@ class NodeApp(rpc.App):
 
     name = "muslin-node"
 
-    def __init__(self, node: str, targets: Mapping[str, str], prefixes: Sequence[str]) -> None:
-        """`targets` by service: ipam, endpoint, policy. `prefixes` begin the names of workload interfaces."""
+    def __init__(self, node: str, targets: Mapping[str, str], prefixes: Sequence[str], uplink: Uplink,
+                 run: Path, state: Path) -> None:
+        """`targets` by service: ipam, endpoint, policy. `prefixes` begin the names of workload interfaces.
+
+        Below `run`, which is in memory, lies what is known of each attachment; below `state` deletions that wait.
+        """
         super().__init__()
+        self._uplink = uplink
         self.node = node
         self._targets = dict(targets)
         self._prefixes = tuple(prefixes)
+        self._run, self._state = run, state
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._readiness = Readiness()
         self.attachments = Attachments()
@@ -46,14 +56,15 @@ class NodeApp(rpc.App):
         self._nft = Nftables()
         self._enforcer = Enforcer(self._nft, self._prefixes)
         self._monitor = Monitor()
-        self._kernel = Kernel(self._monitor)
+        self._kernel = Kernel(self._monitor, self._uplink)
         self._channels = {service: rpc.channel(target) for service, target in self._targets.items()}
-        plugin = Plugin(  # type: ignore[abstract]  # see there
-            self.node, self._kernel, self._enforcer, self.attachments, self._prefixes)
+        self.upkeep = Upkeep(self.node, self._channels, self._kernel, self._enforcer, self.attachments, self._monitor,
+                             self._run, self._state)
+        plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments, self.upkeep, self._prefixes)
         node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         node_pb2_grpc.add_NodeServicer_to_server(NodeServer(self), server)
         self._forwarder = Forwarder(
-            self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()})
+            self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()}, self.upkeep.gate)
         server.add_generic_rpc_handlers((self._forwarder,))
         return "muslin.node.v1.Plugin", "muslin.node.v1.Node"
 
@@ -67,8 +78,7 @@ class NodeApp(rpc.App):
         self._monitor.start()
         for name in await self._kernel.remove_unfinished():
             log.info("removed veth %s, which an earlier run did not finish", name)
-        for attachment, link in (await self._kernel.owned()).items():
-            self.attachments.add(attachment, link.name)
+        self.upkeep.adopt(await self._kernel.owned(), readiness)
         claims = [Claim(*wired) for wired in self.attachments.interfaces.items()]
         await self._enforcer.start(claims, readiness.part("kernel"))
         log.info("adopted attachments=%d", len(claims))
@@ -78,6 +88,7 @@ class NodeApp(rpc.App):
         self.tasks.spawn("unwiring", self._kernel.remove())
         self.tasks.spawn("program", subscribe(self._channels["policy"], self.node, self._enforcer,
                                               readiness.part("policy stream")))
+        self.upkeep.start(self.tasks)
 
     async def stop(self) -> None:
         """Close everything of ours. Pods stay wired and rules in force."""
@@ -94,13 +105,17 @@ class NodeApp(rpc.App):
             self._nft.close()
 
     def status(self) -> node_pb2.GetStatusResponse:
-        """What the node runs and enforces."""
+        """What the node runs and enforces, and what is amiss."""
+        waiting = self.upkeep.waiting
         return node_pb2.GetStatusResponse(
             node=self.node,
             attachments=[a.to_message() for a in sorted(self.attachments.interfaces)],
             enforced_revision=self._enforcer.revision,
             parts=[node_pb2.Part(name=p.name, ready=p.ready, message=p.message)
-                   for p in self._readiness.parts.values()])
+                   for p in self._readiness.parts.values()],
+            deletions=node_pb2.Deletions(waiting=waiting.count, oldest_seconds=waiting.oldest_seconds,
+                                         failed=waiting.failed),
+            problems=self.upkeep.problems)
 
 
 class NodeServer(node_pb2_grpc.NodeServicer):

@@ -60,6 +60,11 @@ class Enforcer:
         """Revision of the program in the kernel; 0 before the first."""
         return self._writer.kernel.program.revision
 
+    @property
+    def enforcing(self) -> bool:
+        """Whether a program of this run has come into force."""
+        return self._synchronised.is_set()
+
     async def start(self, claims: Iterable[Claim], part: Part) -> None:
         """Adopt what is wired already. Where there is no table, make one that drops all of it until policy is in.
 
@@ -89,11 +94,9 @@ class Enforcer:
     async def enforced(self, attachment: Attachment, interface: str, addresses: Sequence[IPAddress]) -> None:
         """Wait until the kernel has the program of exactly this attachment: this interface, these addresses."""
         def satisfied(state: State) -> bool:
-            endpoint = state.endpoint(attachment)
-            return (endpoint is not None and endpoint.interface == interface
-                    and set(endpoint.addresses) == set(addresses))
+            return _holds(state, attachment, interface, addresses)
 
-        if self._writer.known and satisfied(self._writer.kernel):
+        if self.enforces(attachment, interface, addresses):
             return
         waiter = _Waiter(satisfied, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
@@ -101,6 +104,10 @@ class Enforcer:
             await waiter.done
         finally:
             self._waiters.remove(waiter)
+
+    def enforces(self, attachment: Attachment, interface: str, addresses: Sequence[IPAddress]) -> bool:
+        """Whether the kernel has it now, as far as is known."""
+        return self._writer.known and _holds(self._writer.kernel, attachment, interface, addresses)
 
     def missing(self, attachment: Attachment) -> str:
         """Why an attachment is not enforced, for people."""
@@ -164,3 +171,8 @@ class Enforcer:
         for waiter in self._waiters:
             waiter.done.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+
+def _holds(state: State, attachment: Attachment, interface: str, addresses: Sequence[IPAddress]) -> bool:
+    endpoint = state.endpoint(attachment)
+    return endpoint is not None and endpoint.interface == interface and set(endpoint.addresses) == set(addresses)

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
 
+from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.api.policy.v1 import policy_pb2
 from muslin.rpc.identity import NODE_METADATA
 from muslin.rpc.tunnel import Tunnel, received
+from services.node.upkeep.gate import Gate, Key
 
 __all__ = ["PACKAGES", "Forwarder"]
 
@@ -43,10 +46,14 @@ def _methods() -> dict[str, MethodDescriptor]:
 class Forwarder(grpc.GenericRpcHandler):
     """Serves every method of the packages by asking their service."""
 
-    def __init__(self, node: str, channels: Mapping[str, grpc.aio.Channel]) -> None:
-        """`channels` by package. A method that is in no known file is taken as a stream both ways, which any is."""
+    def __init__(self, node: str, channels: Mapping[str, grpc.aio.Channel], gate: Gate | None = None) -> None:
+        """`channels` by package; steps of an ADD pass the gate.
+
+        A method that is in no known file is taken as a stream both ways, which any is.
+        """
         self._node = node
         self._channels = channels
+        self._gate = gate
         self._tunnels = {package: Tunnel(channel) for package, channel in channels.items()}
         self._handlers = {path: self._handler(path, method) for path, method in _methods().items()}
 
@@ -77,8 +84,13 @@ class Forwarder(grpc.GenericRpcHandler):
                 (NODE_METADATA, self._node))
 
     def _unary(self, tunnel: Tunnel, path: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        gate = self._gate if path.endswith(".Plugin/Add") else None
+
         async def forward(request: bytes, context: Context) -> bytes:
             remaining = context.time_remaining()
+            if gate is not None and (key := _key(request)):
+                await gate.adding(key, remaining)
+                remaining = context.time_remaining()  # it may have had to wait
             try:
                 answer = await tunnel.call(path, request, metadata=self._metadata(context),
                                            timeout=DEFAULT_SECONDS if remaining is None else remaining)
@@ -100,6 +112,15 @@ class Forwarder(grpc.GenericRpcHandler):
             finally:
                 call.cancel()  # where the caller went away; nothing happens to one that has ended
         return forward
+
+
+def _key(request: bytes) -> Key | None:
+    """Whose ADD it is; None if it does not decode, which its service says better."""
+    try:
+        call = cni_pb2.AddRequest.FromString(request).call
+    except DecodeError:
+        return None
+    return call.container_id, call.ifname
 
 
 async def _pass_on(problem: grpc.aio.AioRpcError, context: Context) -> None:

@@ -9,6 +9,7 @@ link is gone; the request that does it may go on, and can not be undone any more
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import itertools
 import threading
@@ -26,6 +27,7 @@ from services.node.netlink import links
 from services.node.netlink.connection import Connection
 from services.node.netlink.links import Link
 from services.node.upkeep.events import Monitor
+from services.node.uplink import Uplink
 from services.node.wiring import DELETION_GROUP, Wired, Wiring, owned_links, remove_unfinished, wire
 
 __all__ = ["Kernel", "delete_together"]
@@ -49,9 +51,10 @@ class _Removal:
 class Kernel:
     """The links of this host."""
 
-    def __init__(self, monitor: Monitor) -> None:
-        """`monitor` tells when a link is gone."""
+    def __init__(self, monitor: Monitor, uplink: Uplink) -> None:
+        """`monitor` tells when a link is gone, `uplink` how large packets may be where nobody says."""
         self._monitor = monitor
+        self._uplink = uplink
         self._threads = ThreadPoolExecutor(WIRING_THREADS, "wiring")
         # One more than delete, so that a batch is looked up while the others wait.
         self._removers = ThreadPoolExecutor(REMOVALS_AT_ONCE + 1, "unwiring")
@@ -90,7 +93,8 @@ class Kernel:
         """Begin to wire a pod. Raises as wiring.wire does; if it is cancelled, the pod may be wired all the same."""
         def timed(connection: Connection) -> Wired:
             with metrics.WIRING_SECONDS.time():
-                return wire(connection, wiring)
+                mtu = wiring.mtu or self._uplink.mtu(connection)
+                return wire(connection, dataclasses.replace(wiring, mtu=mtu))
 
         return self._run(self._threads, timed)
 

@@ -6,9 +6,9 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import grpc
 
@@ -21,19 +21,20 @@ from muslin.cni.result import Interface, Result, Route
 from muslin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, TimedOut
 from services.node import metrics
 from services.node.attachment import Attachment
+from services.node.attachments import Attachments
+from services.node.check import differences, expected_of
 from services.node.enforce.state import Claim, Release
 from services.node.enforcer import Enforcer
 from services.node.kernel import Kernel
+from services.node.upkeep.service import Upkeep
 from services.node.wiring import Wired
-from services.node.wiring_plan import HOST_MAC, Wiring, bucket, default_routes, pod_addresses
+from services.node.wiring_plan import HOST_MAC, Wiring, bucket, networks, pod_addresses, ways_out
 
-__all__ = ["Attachments", "Plugin", "answer", "wiring_of"]
+__all__ = ["Plugin", "answer", "wiring_of"]
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-T = TypeVar("T")
-
 ADD_SECONDS = 30.0
 """Time for an ADD that came without a deadline."""
 
@@ -42,73 +43,6 @@ MARGIN_SECONDS = 0.3
 
 RULES_SECONDS = 5.0
 """How long a DEL waits for its rules to go. The interface is gone by then, and the enforcer goes on trying."""
-
-
-class Attachments:
-    """What is wired here, and one operation at a time on each.
-
-    An operation is a task of its own: when its caller goes away it is told once, and undoes what it did, with the
-    attachment locked until it has.
-    """
-
-    def __init__(self) -> None:
-        self.interfaces: dict[Attachment, str] = {}
-        self._locks: dict[Attachment, tuple[asyncio.Lock, int]] = {}
-        self._running: set[asyncio.Task[Any]] = set()
-
-    def add(self, attachment: Attachment, interface: str) -> None:
-        """An attachment is wired; the one that had its interface before is not any more."""
-        for other in [a for a, name in self.interfaces.items() if name == interface]:
-            del self.interfaces[other]
-        self.interfaces[attachment] = interface
-        metrics.ATTACHMENTS.set(len(self.interfaces))
-
-    def remove(self, attachment: Attachment) -> None:
-        """An attachment is wired no more."""
-        self.interfaces.pop(attachment, None)
-        metrics.ATTACHMENTS.set(len(self.interfaces))
-
-    def owner(self, interface: str) -> Attachment | None:
-        """The attachment that has a host interface."""
-        return next((a for a, name in self.interfaces.items() if name == interface), None)
-
-    async def run(self, attachment: Attachment, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run an operation on an attachment, after those that came before."""
-        async def serialised() -> T:
-            async with self._lock(attachment):
-                return await operation()
-
-        task = asyncio.get_running_loop().create_task(serialised(), name=f"attachment {attachment}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.cancel()
-            task.add_done_callback(_forgotten)
-            raise
-
-    @asynccontextmanager
-    async def _lock(self, attachment: Attachment) -> AsyncIterator[None]:
-        # Held across awaits on purpose: it orders the operations of one attachment, and no two attachments share it.
-        lock, users = self._locks.get(attachment, (asyncio.Lock(), 0))
-        self._locks[attachment] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(attachment)
-            if users > 1:
-                self._locks[attachment] = lock, users - 1
-
-    async def aclose(self) -> None:
-        """Wait until no operation is under way."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-
-
-def _forgotten(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (failure := task.exception()) is not None:
-        log.info("%s, given up by its caller, ended with: %s", task.get_name(), failure)
 
 
 def wiring_of(invocation: Invocation) -> Wiring:
@@ -128,18 +62,18 @@ def wiring_of(invocation: Invocation) -> Wiring:
                     # Those that have an interface are an earlier plugin's.
                     pod_addresses([ip.address for ip in invocation.result.ips if ip.interface is None]),
                     invocation.conf.mtu, bucket(limits.ingress_rate, limits.ingress_burst),
-                    bucket(limits.egress_rate, limits.egress_burst))
+                    bucket(limits.egress_rate, limits.egress_burst),
+                    routes=networks(route.dst for route in invocation.result.routes))
     _ = wiring.attachment.alias  # raises if the kernel can not hold it
     return wiring
 
 
 def answer(result: Result, wiring: Wiring, mtu: int) -> Result:
-    """The result with both ends of the veth, whose the addresses are, and the way out."""
+    """The result with both ends of the veth, whose the addresses are, and the ways out as they are."""
     inside = len(result.interfaces) + 1
     interfaces = (*result.interfaces, Interface(wiring.host_interface, HOST_MAC, mtu),
                   Interface(wiring.attachment.ifname, wiring.mac, mtu, wiring.netns))
-    defaults = (Route(str(destination), str(gateway)) for destination, gateway in default_routes(wiring))
-    routes = (*result.routes, *(route for route in defaults if route not in result.routes))
+    routes = tuple(Route(str(destination), str(gateway)) for destination, gateway in ways_out(wiring))
     ips = tuple(dataclasses.replace(ip, interface=inside) if ip.interface is None else ip for ip in result.ips)
     return dataclasses.replace(result, interfaces=interfaces, ips=ips, routes=routes)
 
@@ -147,7 +81,7 @@ def answer(result: Result, wiring: Wiring, mtu: int) -> Result:
 class Plugin(node_pb2_grpc.PluginServicer):
     """muslin.node.v1.Plugin. Verbs that are not here answer UNIMPLEMENTED, as the generated class has it."""
 
-    def __init__(self, node: str, kernel: Kernel, enforcer: Enforcer, attachments: Attachments,
+    def __init__(self, node: str, kernel: Kernel, enforcer: Enforcer, attachments: Attachments, upkeep: Upkeep,
                  prefixes: Sequence[str]) -> None:
         """`prefixes` begin the names of interfaces that pass nothing before their policy is in."""
         self._node = node
@@ -155,6 +89,8 @@ class Plugin(node_pb2_grpc.PluginServicer):
         self._kernel = kernel
         self._enforcer = enforcer
         self._attachments = attachments
+        self._upkeep = upkeep
+        upkeep.serve(self.delete, self.unwire)
 
     async def Add(self, request: cni_pb2.AddRequest, context: Context) -> cni_pb2.AddResponse:
         """Wire the pod and return once its policy is in the kernel."""
@@ -168,14 +104,14 @@ class Plugin(node_pb2_grpc.PluginServicer):
         deadline = (asyncio.get_running_loop().time()
                     + max(0.0, (ADD_SECONDS if remaining is None else remaining) - MARGIN_SECONDS))
         try:
-            wired = await self._attachments.run(wiring.attachment, lambda: self._add(wiring, deadline))
+            wired = await self._attachments.run(wiring.attachment, lambda: self._add(invocation, wiring, deadline))
         except BaseException:
             metrics.ADDS.labels("failed").inc()
             raise
         metrics.ADDS.labels("ok").inc()
         return invocation.response(answer(invocation.result, wiring, wired.mtu), invocation.context)
 
-    async def _add(self, wiring: Wiring, deadline: float) -> Wired:
+    async def _add(self, invocation: Invocation, wiring: Wiring, deadline: float) -> Wired:
         attachment, interface = wiring.attachment, wiring.host_interface
         try:
             async with asyncio.timeout_at(deadline):
@@ -193,6 +129,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
         try:
             wired = await asyncio.shield(wiring_task)
             self._attachments.add(attachment, interface)
+            self._upkeep.wired(invocation, wiring, wired.host_index)
             if not began:
                 self._enforcer.submit(Claim(attachment, interface))
             since = time.perf_counter()
@@ -204,7 +141,9 @@ class Plugin(node_pb2_grpc.PluginServicer):
             if made:
                 self._attachments.remove(attachment)
                 self._enforcer.submit(Release(attachment))
+                self._upkeep.leaving(attachment)
                 await self._kernel.unwire(attachment, interface)
+                self._upkeep.left(attachment)
             elif began and already is None:
                 self._enforcer.submit(Release(attachment))
             if isinstance(failure, TimeoutError):
@@ -219,29 +158,69 @@ class Plugin(node_pb2_grpc.PluginServicer):
         return TimedOut(f"policy of {attachment} was not in the kernel before the deadline: "
                         f"{self._enforcer.missing(attachment)}")
 
-    async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
-        """Remove the veth, if it is this attachment's, and the rules. What is not there is a success."""
+    async def Check(self, request: cni_pb2.CheckRequest, context: Context) -> cni_pb2.CheckResponse:
+        """Compare the kernel with what ADD answered; the error names every difference."""
         invocation = Invocation.parse(request.call, self._node)
         attachment = Attachment.from_message(invocation.attachment)
-        named = names.host_interface(names.prefix(invocation.conf.type), invocation.workload, invocation.ifname)
+        expected = expected_of(invocation, self._attachments.interfaces.get(attachment) or _named(invocation))
+
+        async def compare() -> list[str]:
+            found = await self._kernel.run(partial(differences, expected=expected))
+            if not self._enforcer.enforces(attachment, expected.host_interface, expected.addresses):
+                found.append(f"policy: {self._enforcer.missing(attachment)}")
+            return found
+
+        if found := await self._attachments.run(attachment, compare):
+            raise FailedPrecondition(f"{attachment} is not as ADD left it: {'; '.join(found)}")
+        return cni_pb2.CheckResponse()
+
+    async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
+        """Remove the veth, if it is this attachment's, and the rules. What is not there is a success."""
+        await self.delete(request.call)
+        return cni_pb2.DelResponse()
+
+    async def GC(self, request: cni_pb2.GCRequest, context: Context) -> cni_pb2.GCResponse:
+        """Remove what the configuration's network has here and its list of valid attachments has not."""
+        await self._upkeep.collect(request.call.config)
+        return cni_pb2.GCResponse()
+
+    async def Status(self, request: cni_pb2.StatusRequest, context: Context) -> cni_pb2.StatusResponse:
+        """Whether an ADD would be served now."""
+        self._upkeep.check()
+        return cni_pb2.StatusResponse()
+
+    async def delete(self, call: cni_pb2.Call) -> None:
+        """DEL of a call, whoever asks for it. Raises MuslinError."""
+        invocation = Invocation.parse(call, self._node)
+        await self.unwire(Attachment.from_message(invocation.attachment), _named(invocation))
+
+    async def unwire(self, attachment: Attachment, named: str = "") -> None:
+        """DEL of an attachment; `named` is its interface, if that is not known. Raises MuslinError."""
         try:
             await self._attachments.run(attachment, lambda: self._del(attachment, named))
         except BaseException:
             metrics.DELS.labels("failed").inc()
             raise
         metrics.DELS.labels("ok").inc()
-        return cni_pb2.DelResponse()
 
     async def _del(self, attachment: Attachment, named: str) -> None:
         interface = self._attachments.interfaces.get(attachment, named)
         released = self._enforcer.submit(Release(attachment))
-        await self._kernel.unwire(attachment, interface)
+        self._upkeep.leaving(attachment)
+        if interface:
+            await self._kernel.unwire(attachment, interface)
         self._attachments.remove(attachment)
+        self._upkeep.left(attachment)
         try:
             async with asyncio.timeout(RULES_SECONDS):
                 await asyncio.shield(released)
         except TimeoutError:
             log.warning("the rules of %s are still in the kernel; its interface is gone", attachment)
+
+
+def _named(invocation: Invocation) -> str:
+    """Name of the host end that the endpoint service gives an attachment."""
+    return names.host_interface(names.prefix(invocation.conf.type), invocation.workload, invocation.ifname)
 
 
 async def _made(task: asyncio.Future[Wired]) -> bool:

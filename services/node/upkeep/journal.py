@@ -8,7 +8,6 @@ whole. Configurations may hold secrets: a call is never printed.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,10 +78,9 @@ class Journal:
             OSError: the directory can not be read.
         """
         try:
-            names = os.listdir(self._directory)
+            return [Entry(path) for path in sorted(self._directory.iterdir()) if path.name.endswith(SUFFIX)]
         except FileNotFoundError:
             return []
-        return [Entry(self._directory / name) for name in sorted(names) if name.endswith(SUFFIX)]
 
     def read(self, entry: Entry) -> cni_pb2.Call | None:
         """The call of an entry; None if somebody has done it meanwhile.
@@ -113,8 +111,8 @@ class Journal:
             entry.path.replace(aside / entry.name)
         except FileNotFoundError:
             return  # somebody has done it meanwhile
-        for name in self._failed()[:-FAILED_KEPT]:
-            (aside / name).unlink(missing_ok=True)
+        for path in self._failed()[:-FAILED_KEPT]:
+            path.unlink(missing_ok=True)
 
     def waiting(self) -> Waiting:
         """For people. Raises OSError."""
@@ -122,8 +120,8 @@ class Journal:
         oldest = entries[0].age(time.time_ns()) if entries else 0.0
         return Waiting(len(entries), oldest, len(self._failed()))
 
-    def _failed(self) -> Sequence[str]:
+    def _failed(self) -> Sequence[Path]:
         try:
-            return sorted(os.listdir(self._directory / FAILED))
+            return sorted((self._directory / FAILED).iterdir())
         except FileNotFoundError:
             return []

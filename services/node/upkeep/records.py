@@ -17,7 +17,8 @@ import msgspec
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.cni.invocation import Invocation
 from services.node.attachment import Attachment
-from services.node.wiring import Wiring
+from services.node.netlink.shaping import Bucket
+from services.node.wiring_plan import Wiring
 
 __all__ = ["Record", "Records", "boot_id", "from_endpoint", "of_add"]
 
@@ -53,6 +54,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     netns_inode: int = 0
     """Of the namespace: a path may be used again; 0 if it is not known."""
     mtu: int = 0
+    ingress: tuple[int, int] | None = None
+    """Bytes a second, and bytes at once; None if there is no limit, or none is known."""
+    egress: tuple[int, int] | None = None
     orchestrator: str = "cni"
     workload: str = ""
     namespace: str = ""
@@ -69,9 +73,14 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def wiring(self) -> Wiring:
-        """How it is wired."""
+        """How it is wired.
+
+        Raises:
+            ValueError: an address is none.
+        """
         return Wiring(self.attachment, self.netns, self.host_interface, self.mac,
-                      tuple(map(ipaddress.ip_address, self.addresses)), self.mtu)
+                      tuple(map(ipaddress.ip_address, self.addresses)), self.mtu,
+                      *(Bucket(*limit) if limit else None for limit in (self.ingress, self.egress)))
 
     @property
     def args(self) -> str:
@@ -93,7 +102,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         if not self.netns:
             return False
         try:
-            found = os.stat(self.netns).st_ino
+            found = Path(self.netns).stat().st_ino
         except FileNotFoundError:
             return True
         except OSError:
@@ -112,13 +121,16 @@ def boot_id() -> str:
 def of_add(invocation: Invocation, wiring: Wiring, boot: str) -> Record:
     """The record of an attachment that was just wired."""
     try:
-        inode = os.stat(wiring.netns).st_ino
+        inode = Path(wiring.netns).stat().st_ino
     except OSError:
         inode = 0
     return Record(
         network=invocation.network, container_id=invocation.container_id, ifname=invocation.ifname, boot=boot,
         host_interface=wiring.host_interface, mac=wiring.mac, addresses=tuple(map(str, wiring.addresses)),
-        netns=wiring.netns, netns_inode=inode, mtu=wiring.mtu, orchestrator=invocation.orchestrator,
+        netns=wiring.netns, netns_inode=inode, mtu=wiring.mtu,
+        ingress=(wiring.ingress.rate, wiring.ingress.burst) if wiring.ingress else None,
+        egress=(wiring.egress.rate, wiring.egress.burst) if wiring.egress else None,
+        orchestrator=invocation.orchestrator,
         workload=invocation.workload, namespace=invocation.namespace, pod=invocation.pod,
         profiles=invocation.context.profiles, labels=invocation.conf.labels)
 
@@ -149,12 +161,11 @@ class Records:
 
     @property
     def boot(self) -> str:
-        """This boot."""
+        """Name of the boot that records are made in."""
         return self._boot
 
     def load(self) -> None:
-        """Read what an earlier run left. What it had not finished, what does not decode, and what is of another boot
-        goes.
+        """Read what an earlier run left; what is unfinished, damaged or of another boot goes.
 
         Raises:
             OSError: the directory can not be made or read.
@@ -183,7 +194,10 @@ class Records:
         return dict(self._records)
 
     def put(self, record: Record) -> None:
-        """Keep one. A file that can not be written costs no pod its network: it is logged, and known until a restart."""
+        """Keep one.
+
+        A file that can not be written costs no pod its network: that is logged, and the record lasts until a restart.
+        """
         attachment = record.attachment
         if self._records.get(attachment) == record:
             return

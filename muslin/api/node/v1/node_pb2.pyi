@@ -50,6 +50,38 @@ class Part(_message.Message):
 Global___Part: _TypeAlias = Part  # noqa: Y015
 
 @_typing.final
+class Deletions(_message.Message):
+    """Deletions describes what the CNI plugin could not do when it was asked, and
+    wrote down for this daemon to do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_SECONDS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    waiting: _builtins.int
+    """How many wait."""
+    oldest_seconds: _builtins.float
+    """Seconds since the oldest of them was put off; 0 if none waits."""
+    failed: _builtins.int
+    """How many could not be done and were put aside."""
+    def __init__(
+        self,
+        *,
+        waiting: _builtins.int = ...,
+        oldest_seconds: _builtins.float = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "oldest_seconds", b"oldest_seconds", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deletions: _TypeAlias = Deletions  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """GetStatusRequest is empty."""
 
@@ -76,6 +108,8 @@ class GetStatusResponse(_message.Message):
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     ENFORCED_REVISION_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    DELETIONS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Name of the node."""
     enforced_revision: _builtins.int
@@ -88,6 +122,16 @@ class GetStatusResponse(_message.Message):
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """What readiness is made of."""
 
+    @_builtins.property
+    def deletions(self) -> Global___Deletions:
+        """Deletions that were put off."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is amiss with single attachments and is not to be put in order by this
+        daemon, such as a veth that somebody deleted; for people.
+        """
+
     def __init__(
         self,
         *,
@@ -95,10 +139,12 @@ class GetStatusResponse(_message.Message):
         attachments: _abc.Iterable[_cni_pb2.Attachment] | None = ...,
         enforced_revision: _builtins.int = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
+        deletions: Global___Deletions | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletions", b"deletions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "enforced_revision", b"enforced_revision", "node", b"node", "parts", b"parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "deletions", b"deletions", "enforced_revision", b"enforced_revision", "node", b"node", "parts", b"parts", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
