@@ -133,7 +133,7 @@ async def spawn(host: Path, run: Path, *more: str, targets: Iterable[str] = ("ip
     services = [part for name in targets for part in (f"--{name}", f"unix:{run}/{name}.sock")]
     process = await asyncio.create_subprocess_exec(
         "nsenter", f"--net={host}", sys.executable, "-m", "services.node", "--node", "n1", "--listen", target,
-        *services, *more, env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        "--state", str(run / "state"), *services, *more, env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     return Daemon(process, target)
 
