@@ -34,7 +34,8 @@ async def create(store: Store, record: WorkloadEndpoint, timeout: float) -> tupl
         stored = _following(read, record)
         return {codec.key_of(record): codec.encode(stored)}
 
-    return stored, await store.transact(decide)
+    revision = await store.transact(decide)
+    return stored, revision
 
 
 @dataclass

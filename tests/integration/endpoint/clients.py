@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from muslin import rpc
@@ -72,6 +73,48 @@ class Client:
     async def list(self, **filters: Any) -> endpoint_pb2.ListResponse:
         with rpc.translated("list"):
             return await self.endpoints.List(endpoint_pb2.ListRequest(**filters), timeout=10)
+
+    async def create(self, record: endpoint_pb2.WorkloadEndpoint) -> endpoint_pb2.WorkloadEndpoint:
+        with rpc.translated("create"):
+            answer = await self.endpoints.Create(endpoint_pb2.CreateRequest(endpoint=record), timeout=10)
+        return answer.endpoint
+
+    async def remove(self, number: int, revision: int = 0) -> bool:
+        request = endpoint_pb2.DeleteRequest(attachment=attachment(number), revision=revision)
+        with rpc.translated("delete"):
+            return (await self.endpoints.Delete(request, timeout=10)).deleted
+
+    async def relabel(self, named: cni_pb2.Attachment, put: Mapping[str, str] = MappingProxyType({}),
+                      remove: Iterable[str] = (), revision: int = 0) -> endpoint_pb2.WorkloadEndpoint:
+        request = endpoint_pb2.UpdateLabelsRequest(attachment=named, set=put, remove=remove, revision=revision)
+        with rpc.translated("labels"):
+            return (await self.endpoints.UpdateLabels(request, timeout=10)).endpoint
+
+    async def restore(self, *records: endpoint_pb2.WorkloadEndpoint, revision: int, node: str = "worker",
+                      ) -> endpoint_pb2.RestoreResponse:
+        request = endpoint_pb2.RestoreRequest(endpoints=records, revision=revision)
+        with rpc.translated("restore"):
+            return await self.endpoints.Restore(request, timeout=10, metadata=(("muslin-node", node),))
+
+    async def node(self, name: str = "", caller: str = "worker") -> endpoint_pb2.Node:
+        with rpc.translated("node"):
+            answer = await self.endpoints.GetNode(endpoint_pb2.GetNodeRequest(name=name), timeout=10,
+                                                  metadata=(("muslin-node", caller),))
+        return answer.node
+
+    async def check(self, made: cni_pb2.Call, node: str = "worker") -> None:
+        with rpc.translated("CHECK"):
+            await self.plugin.Check(cni_pb2.CheckRequest(call=made), timeout=10, metadata=(("muslin-node", node),))
+
+    async def collect(self, config: Any, node: str = "worker", timeout: float = 10) -> None:
+        request = cni_pb2.GCRequest(call=cni_pb2.Call(config=json.dumps(config).encode()))
+        with rpc.translated("GC"):
+            await self.plugin.GC(request, timeout=timeout, metadata=(("muslin-node", node),))
+
+    async def status(self, config: Any = CONF) -> None:
+        request = cni_pb2.StatusRequest(call=cni_pb2.Call(config=json.dumps(config).encode()))
+        with rpc.translated("STATUS"):
+            await self.plugin.Status(request, timeout=10)
 
     async def apply(self, *pods: endpoint_pb2.Pod) -> None:
         with rpc.translated("apply pods"):
