@@ -39,12 +39,18 @@ class Pod:
     interface: str
     address: str
     address6: str = ""
+    mac: str = ""
     sockets: list[socket.socket] = field(default_factory=list)
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
         """Its addresses, as values."""
         return tuple(ipaddress.ip_address(each) for each in (self.address, self.address6) if each)
+
+    @property
+    def wiring(self) -> Wiring:
+        """How it is wired."""
+        return Wiring(self.attachment, str(self.netns), self.interface, self.mac, self.addresses)
 
     def endpoint(self, *, ingress: Iterable[Iterable[str]] = (), egress: Iterable[Iterable[str]] = (),
                  profiles: Iterable[str] = ("profile/all",)) -> Endpoint:
@@ -133,9 +139,8 @@ def world(*pods: str, ipv6: bool = False) -> Iterator[World]:
         for number, name in enumerate(pods, 1):
             path = stack.enter_context(namespace(name))
             pod = Pod(name, path, Attachment("net", f"container-{name}", "eth0"), f"mus{name}", str(NETWORK + number),
-                      str(NETWORK_6 + number) if ipv6 else "")
-            wire(links, Wiring(pod.attachment, str(path), pod.interface, f"02:00:00:00:00:{number:02x}",
-                               pod.addresses))
+                      str(NETWORK_6 + number) if ipv6 else "", f"02:00:00:00:00:{number:02x}")
+            wire(links, pod.wiring)
             made.pods[name] = pod
             made.apply(Claim(pod.attachment, pod.interface))
         try:
