@@ -47,7 +47,7 @@ def test_what_others_add_is_no_difference(made: World) -> None:
     command(pod, "ip", "route", "add", "10.96.0.0/12", "via", "169.254.1.1", "dev", "eth0", "onlink")
     command(pod, "ip", "address", "add", "10.9.9.9/32", "dev", "eth0")
     command(pod, "ip", "link", "add", "extra", "type", "bridge")
-    command(pod, *"tc qdisc add dev eth0 root tbf rate 1mbit burst 10kb latency 50ms".split())
+    command(pod, "sh", "-c", "tc qdisc add dev eth0 root tbf rate 1mbit burst 10kb latency 50ms")
     command(made.host, "sysctl", "-qw", "net.ipv4.conf.musa.log_martians=1")
     assert found(made) == []
 
