@@ -21,7 +21,6 @@ from tests.integration.endpoint.clients import Client, attachment, call, pod
 from tests.support.etcd import EtcdServer
 from tests.support.service import Service
 
-
 PLAIN = {"name": "net", "type": "muslin"}
 
 
