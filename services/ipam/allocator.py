@@ -32,8 +32,9 @@ from services.ipam.waiting import Answer, Lane, Waiting, together
 
 log = logging.getLogger(__name__)
 
-LANES = 4
-"""Transactions under way at once, at most."""
+LANES = 2
+"""Transactions under way at once, at most: one to decide and answer while the other is with etcd. More lanes mean
+smaller groups, so more transactions for as many requests."""
 BATCH = 100
 """Requests decided together, at most; a transaction's size limits them further."""
 FAILURES = 6
@@ -259,8 +260,7 @@ class Allocator:
 
     async def _commit(self, made: Plan, decided: Sequence[tuple[Waiting, Granted | Freed]]) -> None:
         self._busy |= made.blocks
-        for cidr, block in made.changed.items():
-            self._view.writing(keys.block(cidr), made.writes[keys.block(cidr)], block)
+        self._view.writing(made.writes, made.changed.values())
         try:
             result = await self._etcd.txn(
                 [unchanged(key, revision) for key, revision in made.expect.items()],
@@ -281,8 +281,7 @@ class Allocator:
                     self._view.see(key, record, result.revision, ours=True)
         finally:
             self._busy -= made.blocks
-            for cidr in made.changed:
-                self._view.written(keys.block(cidr))
+            self._view.written(made.writes)
             self._settled.set()
             self._settled = asyncio.Event()
         if result.succeeded:
@@ -316,14 +315,17 @@ class Allocator:
             waiting.alone = True
 
     def _answer(self, decided: Sequence[tuple[Waiting, Granted | Freed]]) -> None:
-        metrics.BATCH.observe(len(decided))
+        given = freed = 0
         for waiting, outcome in decided:
             if isinstance(outcome, Freed):
-                metrics.RELEASED.inc(len(outcome.addresses))
+                freed += len(outcome.addresses)
                 self._unanswered.pop(waiting.identity, None)
             elif outcome.new:
-                metrics.ASSIGNED.inc(len(outcome.handle.addresses))
+                given += len(outcome.handle.addresses)
             waiting.settle(outcome)
+        metrics.BATCH.observe(len(decided))
+        metrics.ASSIGNED.inc(given)
+        metrics.RELEASED.inc(freed)
 
     async def _lost(self, losers: Sequence[Waiting]) -> None:
         """Another process was first. Once may be chance; after that, make room for each other."""

@@ -60,10 +60,7 @@ def identity(attachment: cni_pb2.Attachment) -> str:
     Raises:
         InvalidArgument: a part is missing or can not be one.
     """
-    for part in ("network", "container_id", "ifname"):
-        if not _PART.fullmatch(value := getattr(attachment, part)):
-            raise InvalidArgument(f"attachment.{part} {value!r} must not be empty or hold '/' or white space")
-    return f"{attachment.network}/{attachment.container_id}/{attachment.ifname}"
+    return "/".join(_parts(attachment))
 
 
 def of(attachment: cni_pb2.Attachment, node: str, namespace: str = "", pod: str = "") -> Handle:
@@ -72,9 +69,17 @@ def of(attachment: cni_pb2.Attachment, node: str, namespace: str = "", pod: str 
     Raises:
         InvalidArgument: a part of the identity is missing, or the node.
     """
-    identity(attachment)
+    network, container, ifname = _parts(attachment)
     check_node(node)
-    return Handle(attachment.network, attachment.container_id, attachment.ifname, node, namespace, pod)
+    return Handle(network, container, ifname, node, namespace, pod)
+
+
+def _parts(attachment: cni_pb2.Attachment) -> tuple[str, str, str]:
+    parts = attachment.network, attachment.container_id, attachment.ifname
+    for name, value in zip(("network", "container_id", "ifname"), parts, strict=True):
+        if not _PART.fullmatch(value):
+            raise InvalidArgument(f"attachment.{name} {value!r} must not be empty or hold '/' or white space")
+    return parts
 
 
 def check_node(node: str) -> None:

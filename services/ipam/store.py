@@ -95,6 +95,8 @@ def key_of(record: msgspec.Struct) -> str | None:
 
 def handle_key(identity: str) -> str:
     """The key of the handle with an identity. Raises InvalidArgument if it can not be one."""
+    if identity.count("/") == 2 and "//" not in identity and identity[0] != "/" != identity[-1]:
+        return keys.IPAM_HANDLES + identity  # what the rest comes to
     parts = identity.split("/", 2)
     if len(parts) != 3:
         raise InvalidArgument(f"attachment {identity!r} is not of the form network/container/interface")

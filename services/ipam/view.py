@@ -70,7 +70,8 @@ class View:
         self._sorted: tuple[Pool, ...] = ()
         self._serving: dict[int, Mapping[str, Pool]] = {}
         self._blocks: dict[str, Known[Block]] = {}
-        self._writing: dict[str, tuple[bytes | None, Block]] = {}
+        self._writing: dict[str, bytes | None] = {}
+        self._made: dict[str, Block] = {}
         self._config: Known[Config] = Known(None, 0)
         self._reservations: Known[Reservations] = Known(None, 0)
 
@@ -155,7 +156,9 @@ class View:
         back = revision < self._revision
         self._revision = revision
         overtaken = [key for key, seen in self._recent.items() if back or seen.at <= revision]
-        same, ours = set(), set()
+        same: set[str] = set()
+        ours = {key for key in touched if (value := self._writing.get(key)) is not None
+                and (stored := self._stored.get(key)) is not None and stored.value == value} if self._writing else set()
         for key in overtaken:
             seen = self._recent.pop(key)
             if seen.record is not None and (stored := self._stored.get(key)) is not None and (
@@ -181,13 +184,17 @@ class View:
         self._recent[key] = _Seen(record, at, ours)
         self._index(key)
 
-    def writing(self, key: str, value: bytes | None, block: Block) -> None:
-        """A block is about to be written by this process: seen in the store, it need not be decoded and checked."""
-        self._writing[key] = value, block
+    def writing(self, writes: Mapping[str, bytes | None], changed: Iterable[Block]) -> None:
+        """Records are about to be written by this process: seen in the store, they need not be decoded and checked."""
+        self._writing.update(writes)
+        for block in changed:
+            self._made[keys.block(block.cidr)] = block
 
-    def written(self, key: str) -> None:
+    def written(self, writes: Iterable[str]) -> None:
         """That is over, and the outcome was seen."""
-        self._writing.pop(key, None)
+        for key in writes:
+            self._writing.pop(key, None)
+            self._made.pop(key, None)
 
     def _effective(self, key: str) -> KeyValue | None:
         seen = self._recent.get(key)
@@ -251,8 +258,8 @@ class View:
             return
         new: Known[Block] = Known(None, 0)
         if record:
-            value, made = self._writing.get(key, (None, None))
-            ours = made is not None and value == record.value
+            made = self._made.get(key)
+            ours = made is not None and self._writing.get(key) == record.value
             block = made if ours else _decoded(Block, record)
             if block and not ours and (wrong := blocks.problems(block)):
                 log.error("block %s is damaged and not used: %s", cidr, "; ".join(wrong))
