@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shim import unary
 from shim.errors import DEADLINE_EXCEEDED, UNAVAILABLE, RpcError
-from shim.transport import Broken, Refused, Transport, Unreachable
+from shim.transport import Refused, Unreachable
+from shim.tunnel import Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,13 +12,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from shim.deadline import Deadline
-    from shim.http2 import Response
 
     Call: TypeAlias = tuple[str, str, bytes]
     """A service, a method of its package such as `Plugin/Add`, and a request."""
 
 _RACE = 0.05  # seconds: the server keeps our deadline too, and its word for it may be here before ours
-_FAILURES = (RpcError, TimeoutError, Unreachable, Refused, Broken)
 
 
 class Client:
@@ -28,10 +26,10 @@ class Client:
         """`targets` maps each service to the path of its socket; services with the same path share a connection."""
         self._targets = targets
         self._traceparent = traceparent
-        self._open: dict[str, Transport] = {}
+        self._open: dict[str, Tunnel] = {}
 
     def __call__(self, calls: Sequence[Call], deadline: Deadline) -> list[bytes | RpcError]:
-        """Make calls at once, each on a stream of its own, and wait for all of them.
+        """Make calls at once, and wait for all of them.
 
         Returns for each the bytes of its response or what it came to instead: the service's own status, or
         DEADLINE_EXCEEDED or UNAVAILABLE naming the socket.
@@ -53,23 +51,29 @@ class Client:
             self._drop(path)
 
     def _together(self, calls: Sequence[Call], deadline: Deadline) -> list[bytes | Exception]:
-        begun = [self._begin(*call, deadline) for call in calls]
-        if len(self._open) > 1:  # waiting for an answer sends on its own connection only
-            for transport in self._open.values():
-                transport.push()
-        return [_finish(*each, deadline) if isinstance(each, tuple) else each for each in begun]
-
-    def _begin(self, service: str, method: str, request: bytes,
-               deadline: Deadline) -> tuple[Transport, Response] | Exception:
-        path = self._targets[service]
-        try:
-            transport = self._open.get(path)
-            if transport is None:
-                transport = self._open[path] = Transport(path, unary.LARGEST_MESSAGE + 5, deadline)
-            return transport, unary.begin(transport, f"/muslin.{service}.v1.{method}", request, self._traceparent,
-                                          deadline)
-        except _FAILURES as problem:
-            return problem
+        outcomes: list[bytes | Exception] = [b""] * len(calls)
+        paths: dict[str, list[int]] = {}
+        for place, (service, _, _) in enumerate(calls):
+            paths.setdefault(self._targets[service], []).append(place)
+        asked: list[tuple[Tunnel, list[int], list[int]]] = []
+        for path, places in paths.items():
+            try:
+                tunnel = self._open.get(path)
+                if tunnel is None:
+                    tunnel = self._open[path] = Tunnel(path, self._traceparent, deadline)
+                numbers = tunnel.ask([(f"/muslin.{calls[place][0]}.v1.{calls[place][1]}", calls[place][2])
+                                      for place in places], deadline)
+            except (TimeoutError, Unreachable, Refused) as problem:
+                for place in places:
+                    outcomes[place] = problem
+                continue
+            asked.append((tunnel, places, numbers))
+            if len(paths) > 1:  # waiting for an answer sends on its own connection only
+                tunnel.transport.push()
+        for tunnel, places, numbers in asked:
+            for place, outcome in zip(places, tunnel.collect(numbers, deadline), strict=True):
+                outcomes[place] = outcome
+        return outcomes
 
     def _error(self, service: str, problem: Exception, deadline: Deadline, allowed: float) -> RpcError:
         path = self._targets[service]
@@ -87,15 +91,8 @@ class Client:
         return RpcError(UNAVAILABLE, f"no answer from unix:{path}: {problem}", unasked=isinstance(problem, Refused))
 
     def _drop(self, path: str) -> None:
-        if transport := self._open.pop(path, None):
-            transport.close()
-
-
-def _finish(transport: Transport, response: Response, deadline: Deadline) -> bytes | Exception:
-    try:
-        return unary.finish(transport, response, deadline)
-    except _FAILURES as problem:
-        return problem
+        if tunnel := self._open.pop(path, None):
+            tunnel.transport.close()
 
 
 def _late(path: str, allowed: float) -> RpcError:

@@ -31,14 +31,15 @@ class Response:
         stream: Id of the request's stream.
         request: The request's body.
         sent: Bytes of it that the windows have let through.
+        ends: There is no more of the request than `request`.
         window: Bytes that we may send on the stream; settings can make it negative.
         received: Bytes of the stream that are not yet acknowledged.
     """
 
-    __slots__ = ("body", "done", "headers", "overflow", "received", "request", "reset", "sent", "stream",
+    __slots__ = ("body", "done", "ends", "headers", "overflow", "received", "request", "reset", "sent", "stream",
                  "trailers", "window")
 
-    def __init__(self, stream: int = 0, request: bytes = b"", window: int = 0) -> None:
+    def __init__(self, stream: int = 0, request: bytes = b"", window: int = 0, ends: bool = True) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
         self.trailers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
@@ -48,6 +49,7 @@ class Response:
         self.stream = stream
         self.request = request
         self.sent = 0
+        self.ends = ends
         self.window = window
         self.received = 0
 
@@ -82,10 +84,10 @@ class Http2:
         self._block_stream = 0                # of this stream,
         self._block_ends = False              # which it ends; 0 if there is none
 
-    def open(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
-        """Begin a request. The response fills as bytes are fed."""
+    def open(self, headers: Iterable[tuple[bytes, bytes]], body: bytes, ends: bool = True) -> Response:
+        """Begin a request, whose body goes on with `more` unless it ends. The response fills as bytes are fed."""
         self._stream += 2
-        response = self._under_way[self._stream] = Response(self._stream, body, self._first_window)
+        response = self._under_way[self._stream] = Response(self._stream, body, self._first_window, ends)
         block, kind = hpack.encode(headers), frames.HEADERS
         while kind == frames.HEADERS or block:
             piece, block = block[:self._frame_size], block[self._frame_size:]
@@ -93,6 +95,13 @@ class Http2:
             kind = frames.CONTINUATION
         self._pump(response)
         return response
+
+    def more(self, response: Response, body: bytes) -> None:
+        """Go on with the body of a request that has not ended; nothing happens if the response is done."""
+        if not response.done:
+            response.request = response.request[response.sent:] + body
+            response.sent = 0
+            self._pump(response)
 
     def cancel(self, response: Response, code: int = frames.CANCEL) -> None:
         """Give a request up, if it is not done."""
@@ -124,7 +133,8 @@ class Http2:
             size = min(left, self._frame_size, self._window, response.window)
             if size <= 0:
                 return
-            self.outbox += frames.frame(frames.DATA, frames.END_STREAM if size == left else 0, response.stream,
+            self.outbox += frames.frame(frames.DATA, frames.END_STREAM if size == left and response.ends else 0,
+                                        response.stream,
                                         response.request[response.sent:response.sent + size])
             response.sent += size
             self._window -= size

@@ -1,4 +1,4 @@
-"""The messages of muslin.cni.v1 as bytes (Protocol Buffers, "Encoding"; protos/muslin/cni/v1/cni.proto)."""
+"""The messages of muslin.cni.v1 and muslin.rpc.v1 as bytes (Protocol Buffers, "Encoding"; protos/muslin)."""
 
 from __future__ import annotations
 
@@ -39,22 +39,48 @@ def attachment(message: bytes) -> tuple[str, str]:
         BadMessage: it does not decode.
     """
     found = fields(message)
-    return _last(found, 1).decode("utf-8", "replace"), _last(found, 3).decode("utf-8", "replace")
+    return _text(found, 1), _text(found, 3)
 
 
-def fields(message: bytes) -> list[tuple[int, bytes]]:
-    """Numbers and values of the fields that have a length: strings, bytes and messages, in order; others are skipped.
+def metadata(key: bytes, value: bytes) -> bytes:
+    """A Metadata."""
+    return _field(1, key) + _field(2, value)
+
+
+def tunnelled(number: int, method: str, request: bytes, timeout: int, metadata: bytes) -> bytes:
+    """A CallsRequest with one Call; several of them in a row are a CallsRequest with several. Timeout in ms."""
+    return _field(1, b"\x08" + _varint(number) + _field(2, method.encode()) + _field(3, request)
+                  + b"\x20" + _varint(timeout) + _field(5, metadata))
+
+
+def answers(message: bytes) -> list[tuple[int, int, str, bytes]]:
+    """The Answers of a CallsResponse: id, status, message, response. Unknown fields are skipped.
 
     Raises:
         BadMessage: it does not decode.
     """
     found = []
+    for number, answer in fields(message):
+        if number == 1 and isinstance(answer, bytes):
+            values = fields(answer)
+            found.append((_number(values, 1), _number(values, 2), _text(values, 3), _last(values, 4)))
+    return found
+
+
+def fields(message: bytes) -> list[tuple[int, int | bytes]]:
+    """Numbers and values of fields, in order: integers that are varints, and what has a length; others are skipped.
+
+    Raises:
+        BadMessage: it does not decode.
+    """
+    found: list[tuple[int, int | bytes]] = []
     at = 0
     while at < len(message):
         key, at = _read_varint(message, at)
         kind = key & 7
         if kind == _VARINT:
-            _, at = _read_varint(message, at)
+            number, at = _read_varint(message, at)
+            found.append((key >> 3, number))
             continue
         if kind == _BYTES:
             size, at = _read_varint(message, at)
@@ -71,12 +97,24 @@ def fields(message: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _last(found: list[tuple[int, bytes]], number: int) -> bytes:
+def _last(found: list[tuple[int, int | bytes]], number: int) -> bytes:
     value = b""
     for each, content in found:
-        if each == number:
+        if each == number and isinstance(content, bytes):
             value = content
     return value
+
+
+def _number(found: list[tuple[int, int | bytes]], number: int) -> int:
+    value = 0
+    for each, content in found:
+        if each == number and isinstance(content, int):
+            value = content
+    return value
+
+
+def _text(found: list[tuple[int, int | bytes]], number: int) -> str:
+    return _last(found, number).decode("utf-8", "replace")
 
 
 def _field(number: int, value: bytes) -> bytes:

@@ -10,7 +10,7 @@ from shim.http2 import Http2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from shim.deadline import Deadline
     from shim.http2 import Response
@@ -32,7 +32,7 @@ class Broken(Exception):
 
 
 class Transport:
-    """A connection, for any number of requests at once."""
+    """A connection, for any number of streams at once."""
 
     def __init__(self, path: str, body_limit: int, deadline: Deadline) -> None:
         """Connect.
@@ -62,26 +62,30 @@ class Transport:
             except OSError as problem:
                 raise Unreachable(problem.strerror or str(problem)) from None
 
-    def begin(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
-        """Make a request, to be sent with the next `finish` or `push`.
+    def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Response:
+        """Open a stream, to be sent with the next `wait` or `push`.
 
         Raises:
             Refused: the peer carries out no more on this connection; on a new one it may.
         """
         if self._http2.refused_above is not None:
             raise Refused(f"the service is going away: {self._http2.farewell}")
-        return self._http2.open(headers, body)
+        return self._http2.open(headers, b"", ends=False)
 
-    def finish(self, response: Response, deadline: Deadline) -> Response:
-        """Wait for all of a response; what comes for others meanwhile goes to them.
+    def more(self, response: Response, body: bytes) -> None:
+        """Send more on a stream, with the next `wait` or `push`."""
+        self._http2.more(response, body)
+
+    def wait(self, response: Response, enough: Callable[[], bool], deadline: Deadline) -> None:
+        """Wait until enough of a response is there, or all of it.
 
         Raises:
             Refused: the peer will not carry the request out; on a new connection it may.
             Broken: the connection is lost.
-            TimeoutError: the deadline passed; the request is cancelled, and the connection can be used on.
+            TimeoutError: the deadline passed; the stream is cancelled, and the connection can be used on.
         """
         try:
-            while not response.done:  # what we still owe the peer then goes out with the next request
+            while not enough() and not response.done:  # what we still owe the peer then goes out with the next request
                 if self._lost:
                     raise Broken(self._lost)
                 self._refused(response)
@@ -99,11 +103,10 @@ class Transport:
             self._lost = f"connection lost: {problem.strerror or problem}"
             self._last_words()
             self._refused(response)
-            if not response.done:
+            if not enough() and not response.done:
                 raise Broken(self._lost) from None
         if response.reset == REFUSED_STREAM:
             raise Refused("the service refused the stream")
-        return response
 
     def push(self) -> None:
         """Send what can be sent without waiting; a connection that is lost will be noticed later."""

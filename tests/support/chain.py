@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -18,6 +18,8 @@ from muslin.api.endpoint.v1 import endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.api.node.v1 import node_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2_grpc
+from muslin.api.rpc.v1 import tunnel_pb2_grpc
+from muslin.rpc.tunnel import Handlers, TunnelServicer
 
 SERVICES = ("ipam", "policy", "endpoint", "node")
 VERBS = ("Add", "Del", "Check", "GC", "Status")
@@ -114,9 +116,11 @@ def extended(service: str, call: cni_pb2.Call) -> cni_pb2.AddResponse:
 async def serving(chain: Chain, socket: Path, services: tuple[str, ...] = SERVICES) -> AsyncIterator[None]:
     """Serve the chain on a unix socket."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
+    handlers = Handlers(server)
     for service in services:
         _, add = _PLUGINS[service]
-        add(chain.servicer(service), server)
+        add(chain.servicer(service), cast("grpc.aio.Server", handlers))
+    tunnel_pb2_grpc.add_TunnelServicer_to_server(TunnelServicer(handlers, lambda _, handler: handler), server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:

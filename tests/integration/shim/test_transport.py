@@ -6,14 +6,16 @@ import asyncio
 import itertools
 import socket as sockets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from muslin.api.cni.v1 import cni_pb2
+from muslin.api.rpc.v1 import tunnel_pb2, tunnel_pb2_grpc
 from shim import frames, hpack
 from shim.client import Client
 from shim.deadline import Deadline
@@ -25,7 +27,6 @@ from tests.support.chain import Chain, Relay, listening, serving
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 REQUEST = cni_pb2.AddRequest(call=cni_pb2.Call(container_id="c1", config=b"{}")).SerializeToString()
 RESPONSE = cni_pb2.AddResponse(result=b"{}").SerializeToString()
-MESSAGE = b"\0" + len(RESPONSE).to_bytes(4, "big") + RESPONSE
 
 Peer = Callable[["Connection"], Awaitable[None]]
 
@@ -42,20 +43,32 @@ class Connection:
     def send(self, *parts: bytes) -> None:
         self.writer.write(b"".join(parts))
 
-    async def request(self) -> int:
-        """Read until a request has ended; its stream."""
-        if not hasattr(self, "_greeted"):
+    async def request(self) -> tuple[int, list[int]]:
+        """Read until a message is there: its stream and the ids of its calls."""
+        if not hasattr(self, "_bodies"):
             await self.reader.readexactly(len(frames.PREFACE))
-            self._greeted = True
+            self._bodies: dict[int, bytes] = {}
         while True:
             head = await self.reader.readexactly(9)
-            await self.reader.readexactly(int.from_bytes(head[:3], "big"))
-            if head[3] == frames.DATA and head[4] & frames.END_STREAM:
-                return int.from_bytes(head[5:], "big")
+            payload = await self.reader.readexactly(int.from_bytes(head[:3], "big"))
+            stream = int.from_bytes(head[5:], "big")
+            if head[3] == frames.DATA:
+                body = self._bodies[stream] = self._bodies.get(stream, b"") + payload
+                if len(body) == 5 + int.from_bytes(body[1:5], "big"):
+                    self._bodies[stream] = b""
+                    return stream, [call.id for call in tunnel_pb2.CallsRequest.FromString(body[5:]).calls]
 
-    def answer(self, stream: int) -> None:
-        self.send(frames.settings(), headers(stream, [(b":status", b"200")]), frame(frames.DATA, 0, stream, MESSAGE),
-                  headers(stream, [(b"grpc-status", b"0")], frames.END_STREAM))
+    def answer(self, stream: int, *numbers: int, first: bool = True) -> None:
+        """Answer calls; their stream goes on."""
+        if first:
+            self.send(frames.settings(), headers(stream, [(b":status", b"200")]))
+        self.send(frame(frames.DATA, 0, stream, answers(*numbers)))
+
+
+def answers(*numbers: int) -> bytes:
+    message = tunnel_pb2.CallsResponse(answers=[
+        tunnel_pb2.Answer(id=number, response=RESPONSE) for number in numbers]).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def headers(stream: int, fields: list[tuple[bytes, bytes]], flags: int = 0) -> bytes:
@@ -112,11 +125,11 @@ def path(tmp_path: Path) -> Path:
 async def test_a_refused_stream_is_tried_again_on_a_new_connection(path: Path) -> None:
     """It was not carried out, for sure (RFC 9113, 8.7)."""
     async def script(connection: Connection) -> None:
-        stream = await connection.request()
+        stream, calls = await connection.request()
         if connection.number == 0:
             connection.send(frames.settings(), frames.reset(stream, frames.REFUSED_STREAM))
             await connection.request()
-        connection.answer(stream)
+        connection.answer(stream, *calls)
         await connection.reader.read()
 
     async with peer(path, script):
@@ -126,9 +139,10 @@ async def test_a_refused_stream_is_tried_again_on_a_new_connection(path: Path) -
 async def test_a_daemon_that_is_replaced_between_two_calls_is_found_again(path: Path) -> None:
     """It says goodbye after the first call, and the second comes too late for the old one."""
     async def script(connection: Connection) -> None:
-        stream = await connection.request()
-        connection.answer(stream)
-        connection.send(frame(frames.GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4)))
+        stream, calls = await connection.request()
+        connection.answer(stream, *calls)
+        connection.send(frame(frames.GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4)),
+                        headers(stream, [(b"grpc-status", b"0")], frames.END_STREAM))
 
     async with peer(path, script):
         with client(path) as made:
@@ -137,11 +151,11 @@ async def test_a_daemon_that_is_replaced_between_two_calls_is_found_again(path: 
 
 async def test_goodbye_in_the_middle_of_a_call_that_will_not_be_done(path: Path) -> None:
     async def script(connection: Connection) -> None:
-        stream = await connection.request()
+        stream, calls = await connection.request()
         if connection.number == 0:
             connection.send(frame(frames.GOAWAY, 0, 0, bytes(8) + b"restart"))
             await connection.reader.read()
-        connection.answer(stream)
+        connection.answer(stream, *calls)
         await connection.reader.read()
 
     async with peer(path, script):
@@ -150,11 +164,11 @@ async def test_goodbye_in_the_middle_of_a_call_that_will_not_be_done(path: Path)
 
 async def test_goodbye_in_the_middle_of_a_call_that_will_be_done(path: Path) -> None:
     async def script(connection: Connection) -> None:
-        stream = await connection.request()
+        stream, calls = await connection.request()
         connection.send(frame(frames.GOAWAY, 0, 0, frames.LARGEST_WINDOW.to_bytes(4, "big") + bytes(4)),
                         frame(frames.PING, 0, 0, bytes(8)),
                         frame(frames.GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4)))
-        connection.answer(stream)
+        connection.answer(stream, *calls)
         await connection.reader.read()
 
     async with peer(path, script):
@@ -163,7 +177,7 @@ async def test_goodbye_in_the_middle_of_a_call_that_will_be_done(path: Path) -> 
 
 async def test_always_refused_is_unavailable(path: Path) -> None:
     async def script(connection: Connection) -> None:
-        connection.send(frames.reset(await connection.request(), frames.REFUSED_STREAM))
+        connection.send(frames.reset((await connection.request())[0], frames.REFUSED_STREAM))
         await connection.reader.read()
 
     async with peer(path, script):
@@ -239,14 +253,15 @@ async def test_a_peer_that_reads_nothing_is_given_up_in_time(path: Path) -> None
 
 
 async def test_a_call_after_one_that_was_given_up_uses_the_same_connection(path: Path) -> None:
-    """And is not confused by the late answer to the first."""
+    """On a stream of its own, and is not confused by the late answer to the first."""
     second: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def script(connection: Connection) -> None:
-        first = await connection.request()
-        second.set_result(await connection.request())
+        first, _ = await connection.request()
+        stream, calls = await connection.request()
+        second.set_result(stream)
         connection.send(frames.settings(), headers(first, [(b":status", b"200"), (b"grpc-status", b"13")], 1))
-        connection.answer(second.result())
+        connection.answer(stream, *calls)
         await connection.reader.read()
 
     async with peer(path, script):
@@ -256,6 +271,52 @@ async def test_a_call_after_one_that_was_given_up_uses_the_same_connection(path:
             assert late.status == 4
             assert await call(made) == RESPONSE
     assert second.result() == 3
+
+
+async def test_calls_one_after_the_other_share_a_stream(path: Path) -> None:
+    streams: list[int] = []
+
+    async def script(connection: Connection) -> None:
+        while True:
+            stream, calls = await connection.request()
+            connection.answer(stream, *calls, first=not streams)
+            streams.append(stream)
+
+    async with peer(path, script):
+        with client(path) as made:
+            assert [await call(made), await call(made, "node")] == [RESPONSE, RESPONSE]
+    assert streams == [1, 1]
+
+
+async def test_a_server_that_ends_the_stream_without_an_answer_has_not_begun(path: Path) -> None:
+    """So a server shuts down; the call is made again on a new connection."""
+    async def script(connection: Connection) -> None:
+        stream, calls = await connection.request()
+        if connection.number == 0:
+            connection.send(frames.settings(), headers(
+                stream, [(b":status", b"200"), (b"grpc-status", b"0")], frames.END_STREAM))
+            await connection.reader.read()
+        connection.answer(stream, *calls)
+        await connection.reader.read()
+
+    async with peer(path, script):
+        assert await success(path) == RESPONSE
+
+
+@pytest.mark.parametrize(("message", "why"), [
+    (b"\1\0\0\0\1a", "a compressed answer, which was not asked for"),
+    (b"\0\0\0\0\1\x0a", "an answer that does not decode: a number that does not end"),
+])
+async def test_what_is_no_answer_is_an_error(path: Path, message: bytes, why: str) -> None:
+    async def script(connection: Connection) -> None:
+        stream, _ = await connection.request()
+        connection.send(frames.settings(), headers(stream, [(b":status", b"200")]),
+                        frame(frames.DATA, 0, stream, message))
+        await connection.reader.read()
+
+    async with peer(path, script):
+        error = await failure(path)
+    assert (error.status, error.message) == (13, why)
 
 
 async def test_a_listener_whose_queue_is_full_is_waited_for(path: Path) -> None:
@@ -292,7 +353,7 @@ async def test_huffman_coded_answers(path: Path) -> None:
         b"no address left: %E2%80%9Ca%25b%E2%80%9D")
 
     async def script(connection: Connection) -> None:
-        stream = await connection.request()
+        stream, _ = await connection.request()
         connection.send(headers(stream, [(b":status", b"200")]),
                         frame(frames.HEADERS, frames.END_STREAM, stream, fields[:9]),
                         frame(frames.CONTINUATION, frames.END_HEADERS, stream, fields[9:]))
@@ -311,23 +372,33 @@ def coded(text: bytes) -> bytes:
 async def test_our_huffman_table_is_that_of_grpc(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every character that a header may have, coded by our table, as gRPC's own server reads it."""
     printable = bytes(range(0x20, 0x7F)).replace(b" ", b"") + b" ."
-    encode = hpack.encode
+    encode, seen = hpack.encode, {}
 
     def with_coded_header(fields: list[tuple[bytes, bytes]]) -> bytes:
         return encode(fields) + b"\0" + coded(b"x-coded") + coded(printable)
 
+    class Tunnel(tunnel_pb2_grpc.TunnelServicer):
+        async def Calls(self, request_iterator: Any, context: Any) -> AsyncIterator[tunnel_pb2.CallsResponse]:
+            seen.update(context.invocation_metadata())
+            await context.abort(grpc.StatusCode.NOT_FOUND, "seen")
+            yield tunnel_pb2.CallsResponse()
+
     monkeypatch.setattr("shim.http2.hpack.encode", with_coded_header)
-    chain = Chain()
-    async with serving(chain, path):
-        await success(path)
-    assert chain.asked[0].metadata["x-coded"] == printable.decode()
+    server = grpc.aio.server()
+    tunnel_pb2_grpc.add_TunnelServicer_to_server(Tunnel(), server)
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    assert (await failure(path)).message == "seen"
+    await server.stop(None)
+    assert seen["x-coded"] == printable.decode()
 
 
 async def test_calls_made_at_once_are_on_their_way_together(path: Path) -> None:
-    """The peer answers none before it has all, and the last first."""
+    """In one message; the peer answers the last first."""
     async def script(connection: Connection) -> None:
-        for stream in reversed([await connection.request(), await connection.request()]):
-            connection.answer(stream)
+        stream, (first, second) = await connection.request()
+        connection.answer(stream, second)
+        connection.answer(stream, first, first=False)
         await connection.reader.read()
 
     async with peer(path, script):
@@ -335,32 +406,30 @@ async def test_calls_made_at_once_are_on_their_way_together(path: Path) -> None:
             assert await together(made, "ipam", "node") == [RESPONSE, RESPONSE]
 
 
-async def test_one_of_two_calls_is_refused_and_tried_again_alone(path: Path) -> None:
+async def test_one_of_two_calls_is_not_begun_and_made_again_alone(path: Path) -> None:
     """On a new connection, when the other has its answer."""
     requests = []
 
     async def script(connection: Connection) -> None:
-        while True:
-            stream = await connection.request()
-            requests.append((connection.number, stream))
-            if (connection.number, stream) == (0, 3):
-                connection.send(frame(frames.GOAWAY, 0, 0, (1).to_bytes(4, "big") + bytes(4)))
-                connection.answer(1)
-            elif connection.number:
-                connection.answer(stream)
+        stream, calls = await connection.request()
+        requests.append((connection.number, stream, len(calls)))
+        connection.answer(stream, calls[0])
+        if connection.number == 0:
+            connection.send(headers(stream, [(b"grpc-status", b"0")], frames.END_STREAM))
+        await connection.reader.read()
 
     async with peer(path, script):
         with client(path) as made:
             assert await together(made, "ipam", "node") == [RESPONSE, RESPONSE]
-    assert requests == [(0, 1), (0, 3), (1, 1)]
+    assert requests == [(0, 1, 2), (1, 1, 1)]
 
 
 async def test_one_of_two_calls_never_ends_and_the_other_has_its_answer(path: Path) -> None:
     rest: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def script(connection: Connection) -> None:
-        await connection.request()
-        connection.answer(await connection.request())
+        stream, (_, second) = await connection.request()
+        connection.answer(stream, second)
         rest.set_result(await connection.reader.read())
 
     async with peer(path, script):
@@ -374,8 +443,8 @@ async def test_one_of_two_calls_never_ends_and_the_other_has_its_answer(path: Pa
 
 async def test_the_connection_is_lost_after_one_of_two_answers(path: Path) -> None:
     async def script(connection: Connection) -> None:
-        await connection.request()
-        connection.answer(await connection.request())
+        stream, (_, second) = await connection.request()
+        connection.answer(stream, second)
         await connection.writer.drain()
 
     async with peer(path, script):
@@ -392,10 +461,10 @@ async def test_calls_at_once_to_several_sockets_are_on_their_way_together(path: 
 
     def script(service: str, other: str) -> Peer:
         async def talk(connection: Connection) -> None:
-            stream = await connection.request()
+            stream, calls = await connection.request()
             asked[service].set()
             await asked[other].wait()
-            connection.answer(stream)
+            connection.answer(stream, *calls)
             await connection.reader.read()
         return talk
 

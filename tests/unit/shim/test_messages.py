@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
+from muslin.api.rpc.v1 import tunnel_pb2
 from shim import messages
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300)
@@ -87,3 +88,24 @@ def test_a_message_cut_short_is_never_taken_for_more_than_it_is(
 def test_another_message_is_refused_or_skipped() -> None:
     other = endpoint_pb2.WorkloadEndpoint(node="n", ports=[endpoint_pb2.NamedPort(port=80)]).SerializeToString()
     assert messages.add_response(other) == (b"", b"n")
+
+
+@given(st.lists(st.tuples(st.integers(1, 1 << 40), TEXT, BYTES, st.integers(1, 1 << 31), st.text("abc-", min_size=1),
+                          BYTES.filter(bool)), max_size=3))
+def test_tunnelled_calls_are_what_the_library_reads(
+        calls: list[tuple[int, str, bytes, int, str, bytes]]) -> None:
+    ours = b"".join(messages.tunnelled(number, method, request, timeout, messages.metadata(key.encode(), value))
+                    for number, method, request, timeout, key, value in calls)
+    assert tunnel_pb2.CallsRequest.FromString(ours) == tunnel_pb2.CallsRequest(calls=[
+        tunnel_pb2.Call(id=number, method=method, request=request, timeout_ms=timeout,
+                        metadata=[tunnel_pb2.Metadata(key=key, value=value)])
+        for number, method, request, timeout, key, value in calls])
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 40), st.integers(0, 16), TEXT, BYTES), max_size=3))
+def test_answers_are_read_back(answers: list[tuple[int, int, str, bytes]]) -> None:
+    message = tunnel_pb2.CallsResponse(answers=[
+        tunnel_pb2.Answer(id=number, status=status, message=text, response=response,
+                          trailing=[tunnel_pb2.Metadata(key="k", value=b"v")])
+        for number, status, text, response in answers]).SerializeToString()
+    assert messages.answers(message) == answers

@@ -1,4 +1,4 @@
-"""What a response means to gRPC."""
+"""What the end of a tunnel means for the calls it did not answer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim import frames, unary
+from shim import frames, tunnel
 from shim.errors import RpcError
 from shim.http2 import Response
+from shim.transport import Refused
 
 OK = [(b":status", b"200")]
 
@@ -24,22 +25,17 @@ def response(trailers: list[tuple[bytes, bytes]], body: bytes = b"", headers: li
 
 
 def failure(made: Response) -> RpcError:
-    with pytest.raises(RpcError) as caught:
-        unary._message(made)
-    return caught.value
+    error = tunnel._end(made)
+    assert isinstance(error, RpcError)
+    return error
 
 
-def test_a_message() -> None:
-    assert unary._message(response([(b"grpc-status", b"0")], b"\0\0\0\0\3abc")) == b"abc"
+def test_an_end_in_order_means_that_nothing_was_begun() -> None:
+    assert isinstance(tunnel._end(response([(b"grpc-status", b"0")])), Refused)
 
 
-@pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\0\0\0\0\2a", b"\0\0\0\0\1ab", b"\0\0\0\0\0\0\0\0\0\0"])
-def test_anything_but_exactly_one_message(body: bytes) -> None:
-    assert failure(response([(b"grpc-status", b"0")], body)).status == 13
-
-
-def test_a_compressed_message_was_not_asked_for() -> None:
-    assert "compressed" in failure(response([(b"grpc-status", b"0")], b"\1\0\0\0\1a")).message
+def test_half_an_answer_is_none() -> None:
+    assert failure(response([(b"grpc-status", b"0")], b"\0\0\0\0\2a")).status == 13
 
 
 @pytest.mark.parametrize("status", range(1, 17))
@@ -68,15 +64,9 @@ def test_a_reset_stream(code: int, status: int) -> None:
     assert (error.status, error.answered) == (status, False)
 
 
-@pytest.mark.parametrize(("seconds", "header"), [
-    (30.0, b"30001m"), (0.0001, b"1m"), (99_999.0, b"99999001m"), (100_000.0, b"100000S"), (1e12, b"99999999S")])
-def test_timeouts_have_at_most_eight_digits(seconds: float, header: bytes) -> None:
-    assert unary.timeout(seconds) == header
-
-
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_messages_are_percent_decoded(text: str) -> None:
-    assert unary.text(urllib.parse.quote(text, safe=" /:").encode()) == text
+    assert tunnel.text(urllib.parse.quote(text, safe=" /:").encode()) == text
 
 
 @pytest.mark.parametrize(("message", "text"), [
@@ -84,4 +74,4 @@ def test_messages_are_percent_decoded(text: str) -> None:
     (b"%e2%82", "\ufffd"),
     (b"\xff", "\ufffd"), (b"%%41", "%A")])
 def test_what_is_not_properly_encoded_stands(message: bytes, text: str) -> None:
-    assert unary.text(message) == text
+    assert tunnel.text(message) == text
