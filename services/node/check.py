@@ -38,8 +38,10 @@ from services.node.wiring_plan import (
 __all__ = ["differences", "expected_of"]
 
 
-def expected_of(invocation: Invocation, host_interface: str) -> Wiring:
+def expected_of(invocation: Invocation, known: str | None = None) -> Wiring:
     """The wiring that a CHECK's prevResult tells of. The MTU is 0 where it tells none.
+
+    `known` is the host interface that the attachment has, as far as we know.
 
     Raises:
         InvalidArgument: there is no prevResult, or the interface is not in it.
@@ -53,15 +55,17 @@ def expected_of(invocation: Invocation, host_interface: str) -> Wiring:
     found = [(number, i) for number, i in enumerate(prev.interfaces) if i.sandbox and i.name == invocation.ifname]
     if not found:
         raise InvalidArgument(f"prevResult.interfaces has no {invocation.ifname} in a sandbox")
-    if not any(i.name == host_interface and not i.sandbox for i in prev.interfaces):
-        raise InvalidArgument(f"prevResult.interfaces has no host interface {host_interface}")
+    outside = [i.name for i in prev.interfaces if not i.sandbox and known in (i.name, None)
+               and (known or i.mac == HOST_MAC)]
+    if not outside:
+        raise InvalidArgument(f"prevResult.interfaces has no host interface {known or f'with MAC {HOST_MAC}'}")
     number, inside = found[0]
     try:
         ways = networks(r.dst for r in prev.routes if r.gw and ipaddress.ip_address(r.gw) in GATEWAYS)
     except ValueError as error:
         raise Corrupt(f"prevResult.routes: {error}") from None
     limits = invocation.conf.runtime_bandwidth
-    return Wiring(Attachment.from_message(invocation.attachment), invocation.netns, host_interface, inside.mac,
+    return Wiring(Attachment.from_message(invocation.attachment), invocation.netns, outside[0], inside.mac,
                   pod_addresses([ip.address for ip in prev.ips if ip.interface == number]), inside.mtu,
                   bucket(limits.ingress_rate, limits.ingress_burst) if limits else None,
                   bucket(limits.egress_rate, limits.egress_burst) if limits else None, routes=ways)

@@ -162,7 +162,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
         """Compare the kernel with what ADD answered; the error names every difference."""
         invocation = Invocation.parse(request.call, self._node)
         attachment = Attachment.from_message(invocation.attachment)
-        expected = expected_of(invocation, self._attachments.interfaces.get(attachment) or _named(invocation))
+        expected = expected_of(invocation, self._attachments.interfaces.get(attachment))
 
         async def compare() -> list[str]:
             found = await self._kernel.run(partial(differences, expected=expected))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -69,19 +70,29 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
                 pass
 
 
-def call(container: str, netns: Path | str, address: str, interface: str, *, mtu: int = 0) -> cni_pb2.Call:
-    """A call as it reaches the node: the address and the context are there already."""
+def call(container: str, netns: Path | str, address: str, interface: str, *, mtu: int = 0, ipv6: str = "",
+         ) -> cni_pb2.Call:
+    """A call as it reaches the node: the addresses and the context are there already."""
     config = CONFIG[:-1] + b', "mtu": %d}' % mtu
+    ips = (IPConfig(f"{address}/32"), *((IPConfig(f"{ipv6}/128"),) if ipv6 else ()))
     return cni_pb2.Call(container_id=container, netns=str(netns), ifname="eth0", config=config,
-                        result=results.render(Result(ips=(IPConfig(f"{address}/32"),)), "1.1.0"),
+                        result=results.render(Result(ips=ips), "1.1.0"),
                         context=contexts.render(Context(host_interface=interface, mac="02:00:00:00:00:07")))
 
 
-def endpoint(container: str, address: str, interface: str) -> policy_pb2.Endpoint:
+def check(of: cni_pb2.Call, answered: Result) -> cni_pb2.Call:
+    """The CHECK of an attachment that was answered so."""
+    config = json.loads(of.config) | {"prevResult": json.loads(results.render(answered, "1.1.0"))}
+    return cni_pb2.Call(container_id=of.container_id, netns=of.netns, ifname=of.ifname,
+                        config=json.dumps(config).encode())
+
+
+def endpoint(container: str, address: str, interface: str, *, ipv6: str = "") -> policy_pb2.Endpoint:
     """The endpoint of such a call in a program, with the profile that allows all."""
     return policy_pb2.Endpoint(
         attachment=cni_pb2.Attachment(network="net", container_id=container, ifname="eth0"),
-        interface=interface, addresses=[address], profiles=["profile/all"], workload=f"test/{container}")
+        interface=interface, addresses=[address, *([ipv6] if ipv6 else [])], profiles=["profile/all"],
+        workload=f"test/{container}")
 
 
 def allow_all() -> policy_pb2.Policy:
@@ -103,6 +114,10 @@ class Daemon:
         with rpc.translated("node: add"):
             answer = await self.plugin.Add(cni_pb2.AddRequest(call=request), timeout=timeout, wait_for_ready=True)
         return results.parse(answer.result)
+
+    async def check(self, request: cni_pb2.Call, timeout: float = 10) -> None:
+        with rpc.translated("node: check"):
+            await self.plugin.Check(cni_pb2.CheckRequest(call=request), timeout=timeout, wait_for_ready=True)
 
     async def delete(self, request: cni_pb2.Call, timeout: float = 10) -> None:
         with rpc.translated("node: del"):

@@ -14,7 +14,7 @@ from muslin.cni import result as results
 from muslin.cni.context import Context
 from muslin.cni.context import render as render_context
 from muslin.cni.invocation import Invocation
-from muslin.cni.result import IPConfig, Result, Route
+from muslin.cni.result import Interface, IPConfig, Result, Route
 from muslin.errors import Corrupt, InvalidArgument
 from services.node.check import differences, expected_of
 from services.node.netlink.shaping import Bucket
@@ -144,5 +144,9 @@ def test_a_result_that_can_not_be_compared_is_refused_by_name() -> None:
         expected_of(checked(None), "musa")
     with pytest.raises(InvalidArgument, match="has no eth0 in a sandbox"):
         expected_of(checked(Result()), "musa")
+    with pytest.raises(InvalidArgument, match="no host interface musb"):
+        expected_of(checked(Result((Interface("musa"), Interface("eth0", sandbox="/run/netns/x")))), "musb")
+    with pytest.raises(InvalidArgument, match="no host interface with MAC ee:"):
+        expected_of(checked(Result((Interface("br0"), Interface("eth0", sandbox="/run/netns/x")))))
     with pytest.raises(Corrupt):
         expected_of(checked(None, prevResult={"cniVersion": "1.0.0", "ips": [{}]}), "musa")
