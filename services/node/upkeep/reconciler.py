@@ -82,6 +82,11 @@ class Reconciler:
         if index is not None and self._indexes.get(index) == attachment:
             del self._indexes[index]
 
+    def left(self, attachment: Attachment) -> None:
+        """An attachment is wired no more, as it should be."""
+        for kind in ("gone", "wiring", "record"):
+            self._problems.pop((kind, attachment), None)
+
     def _told(self, gone: list[Gone] | None) -> None:
         if gone is None:
             metrics.OVERRUNS.inc()

@@ -95,6 +95,7 @@ class Upkeep:
     def left(self, attachment: Attachment) -> None:
         """It is unwired."""
         self.records.remove([attachment])
+        self._reconciler.left(attachment)
         self.gate.over((attachment.container_id, attachment.ifname))
 
     @property
