@@ -1,4 +1,6 @@
-"""What one unary call over a unix socket costs the server: threads, asyncio, uvloop, and grpcio's ways of doing I/O.
+"""What one unary call over a unix socket costs the server, by itself and through a tunnel.
+
+Servers with threads, with asyncio, with uvloop and with grpcio's ways of doing I/O; and with muslin.rpc.tunnel.
 
     .venv/bin/python bench/rpc.py [--quick]
 
@@ -19,14 +21,18 @@ import time
 from concurrent import futures
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 import grpc
 import uvloop
 
 from muslin import rpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from muslin.api.rpc.v1 import tunnel_pb2_grpc
+from muslin.rpc.tunnel import Handlers, Tunnel, TunnelServicer
 
-KINDS = {"threads": "engine", "asyncio": "engine", "uvloop": "engine", "uvloop, no engine": "none"}
+TUNNEL = "uvloop, no engine, tunnel"
+KINDS = {"threads": "engine", "asyncio": "engine", "uvloop": "engine", "uvloop, no engine": "none", TUNNEL: "none"}
 """Servers, and whether grpcio's event engine does their I/O."""
 EXPERIMENTS = {"engine": "event_engine_client,event_engine_listener",
                "none": "-event_engine_client,-event_engine_listener"}
@@ -65,7 +71,10 @@ def serve(kind: str, target: str, control: Connection) -> None:
 
     async def main() -> None:
         server = grpc.aio.server()
-        ipam_pb2_grpc.add_IpamServicer_to_server(Coroutines(), server)  # type: ignore[abstract]  # as above
+        handlers = Handlers(server)
+        ipam_pb2_grpc.add_IpamServicer_to_server(
+            Coroutines(), cast("grpc.aio.Server", handlers))  # type: ignore[abstract]  # as above
+        tunnel_pb2_grpc.add_TunnelServicer_to_server(TunnelServicer(handlers, lambda _, handler: handler), server)
         server.add_insecure_port(target)
         await server.start()
         began = cpu()
@@ -83,15 +92,19 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def load(target: str, calls: int) -> tuple[float, float]:
+async def load(kind: str, target: str, calls: int) -> tuple[float, float]:
     """Seconds a call takes alone, and calls a second with many at once."""
     channel = rpc.channel(target)
     stub: ipam_pb2_grpc.IpamAsyncStub = ipam_pb2_grpc.IpamStub(channel)
-    request = ipam_pb2.ListBlocksRequest()
+    request, tunnel = ipam_pb2.ListBlocksRequest(), Tunnel(channel)
 
     async def call(times: int) -> None:
         for _ in range(times):
-            await stub.ListBlocks(request, timeout=5)
+            if kind == TUNNEL:
+                answer = await tunnel.call("/muslin.ipam.v1.Ipam/ListBlocks", request.SerializeToString(), timeout=5)
+                ipam_pb2.ListBlocksResponse.FromString(answer.response)
+            else:
+                await stub.ListBlocks(request, timeout=5)
 
     await call(100)
     began = time.perf_counter()
@@ -100,6 +113,7 @@ async def load(target: str, calls: int) -> tuple[float, float]:
     began = time.perf_counter()
     await asyncio.gather(*(call(calls // WORKERS) for _ in range(WORKERS)))
     together = calls // WORKERS * WORKERS / (time.perf_counter() - began)
+    await tunnel.aclose()
     await channel.close()
     return alone, together
 
@@ -112,7 +126,7 @@ def measure(kind: str, calls: int, directory: str) -> dict[str, float]:
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(kind, target, theirs))
     process.start()
     mine.recv()
-    alone, together = asyncio.run(load(target, calls))
+    alone, together = asyncio.run(load(kind, target, calls))
     mine.send("stop")
     served = 100 + calls + calls // WORKERS * WORKERS
     figures = {"alone_us": alone * 1e6, "calls_per_s": together, "cpu_us": mine.recv() / served * 1e6}
@@ -127,9 +141,9 @@ def main() -> None:
     calls = 2_000 if parser.parse_args().quick else 20_000
     with tempfile.TemporaryDirectory() as directory:
         figures = {kind: measure(kind, calls, str(Path(directory))) for kind in KINDS}
-    print(f"{'server':20}{'alone us':>10}{'calls/s':>10}{'CPU us a call':>15}")
+    print(f"{'server':28}{'alone us':>10}{'calls/s':>10}{'CPU us a call':>15}")
     for kind, row in figures.items():
-        print(f"{kind:20}{row['alone_us']:10.0f}{row['calls_per_s']:10.0f}{row['cpu_us']:15.0f}")
+        print(f"{kind:28}{row['alone_us']:10.0f}{row['calls_per_s']:10.0f}{row['cpu_us']:15.0f}")
     chosen = figures["uvloop, no engine"]
     ratios = {f"cpu_vs_{kind}": chosen["cpu_us"] / row["cpu_us"] for kind, row in figures.items()}
     ratios |= {f"alone_vs_{kind}": chosen["alone_us"] / row["alone_us"] for kind, row in figures.items()}
