@@ -60,13 +60,19 @@ _RESERVE = 0.25  # the part of an ADD's time that is kept for its rollback
 
 
 class Invocation:
-    """What the runtime asked for: its environment and configuration, as every service gets to see them."""
+    """What the runtime asked for.
 
-    __slots__ = ("config", "environment")
+    Attributes:
+        environment, config: As every service gets to see them.
+        delegated: Another plugin is in ipam's place.
+    """
 
-    def __init__(self, environment: Environment, config: bytes) -> None:
+    __slots__ = ("config", "delegated", "environment")
+
+    def __init__(self, environment: Environment, config: bytes, delegated: bool = False) -> None:
         self.environment = environment
         self.config = config
+        self.delegated = delegated
 
     def call(self, result: bytes = b"", context: bytes = b"") -> bytes:
         """The call, with what the services before this one handed on."""
@@ -104,7 +110,7 @@ def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
             there_before = any(error.answered and error.status == ALREADY_EXISTS for _, error in failed)
             unasked = [service for service, error in failed if error.unasked]
             undo = () if there_before else [tuple(s for s in each if s not in unasked) for each in BACKWARD[-number:]]
-            undone, broken = _undo(undo, invocation.request(), caller, deadline)
+            undone, broken = _undo(undo, invocation.request(), caller, deadline, invocation.delegated)
             raise _report(failed + broken, f"rolled back {', '.join(undone) or 'nothing'}", broken)
         result, context = steps[0][0], merged([context for _, context in steps])
     return result
@@ -133,28 +139,30 @@ def merged(contexts: Sequence[bytes]) -> bytes:
     return b"{" + b",".join(members) + b"}" if members else b""
 
 
-def delete(request: bytes, caller: Caller, deadline: Deadline) -> None:
+def delete(request: bytes, caller: Caller, deadline: Deadline, delegated: bool = False) -> None:
     """Run DEL: every service gets its chance, whatever the others said, but ipam.
 
     Raises:
         CniError: the first failure.
     """
-    _, failed = _undo(BACKWARD, request, caller, deadline)
+    _, failed = _undo(BACKWARD, request, caller, deadline, delegated)
     if failed:
         raise _report(failed, left=failed)
 
 
-def _undo(stages: Sequence[Stage], request: bytes, caller: Caller,
-          deadline: Deadline) -> tuple[list[str], list[Failure]]:
+def _undo(stages: Sequence[Stage], request: bytes, caller: Caller, deadline: Deadline,
+          delegated: bool) -> tuple[list[str], list[Failure]]:
     """DEL through some stages: who did it, and what failed. What a service does not find it need not delete.
 
     An address is only freed when the veth and the record that use it are gone: otherwise a pod that gets it next would
-    share it with this one.
+    share it with this one. Another plugin in ipam's place frees it also when the rest is put off: whoever does that
+    later does not run plugins.
     """
     done: list[str] = []
     failed: list[Failure] = []
     for number, stage in enumerate(stages):
-        asked = tuple(service for service in stage if service != "ipam" or not failed)
+        in_use = any(not delegated or not error.passing for _, error in failed)
+        asked = tuple(service for service in stage if service != "ipam" or not in_use)
         answers, broken = _ask((asked,), "Del", request, caller, deadline.share(len(stages) - number))
         done += [service for service, _ in answers]
         done += [service for service, error in broken if error.status == NOT_FOUND]
@@ -223,10 +231,11 @@ def _ask(stages: Sequence[Stage], verb: str, request: bytes, caller: Caller,
 def _report(failed: Sequence[Failure], done: str = "", left: Sequence[Failure] = ()) -> CniError:
     """What the runtime is told; `left` is what could not be deleted."""
     (service, error), *others = failed
+    code: int = getattr(error, "code", 0) or CNI_CODE.get(error.status, UNEXPECTED)
     notes = [f"{service} answered {_status(error)}" if error.answered else f"{service}: {_status(error)}"]
-    notes += [done] if done else []
+    notes += [part for part in (getattr(error, "details", ""), done) if part]
     notes += [f"{name} failed too: {other.message} ({_status(other)})" for name, other in others]
-    return CniError(CNI_CODE.get(error.status, UNEXPECTED), f"{service}: {error.message}", "; ".join(notes),
+    return CniError(code, f"{service}: {error.message}", "; ".join(notes),
                     unfinished=bool(left) and all(error.passing for _, error in left))
 
 

@@ -20,6 +20,9 @@ DEFAULT_VERSION = "0.1.0"  # what a configuration without cniVersion means
 SERVICES = ("ipam", "policy", "endpoint", "node")
 """The chain, in the order of ADD."""
 
+OUR_IPAM = ("", "calico-ipam", "muslin-ipam")
+"""Values of `ipam.type` that mean our own service; every other is the name of a plugin."""
+
 DEFAULT_SOCKET = "/run/muslin/muslin.sock"
 DEFAULT_STATE = "/var/lib/muslin"
 DEFAULT_TIMEOUT = 30.0
@@ -34,17 +37,22 @@ class Configuration:
 
     Attributes:
         version: cniVersion.
-        raw: The bytes of stdin, handed on unchanged.
+        document: All of it.
+        name: The network.
+        ipam_type: `ipam.type` if that is another plugin, "" if it is our own service.
         targets: Path of the unix socket of each service.
         timeout: Seconds for the whole call, from `muslin.timeout`.
         state: Path of the directory that deletions are put off in, from `muslin.state_dir`.
     """
 
-    __slots__ = ("raw", "state", "targets", "timeout", "version")
+    __slots__ = ("document", "ipam_type", "name", "state", "targets", "timeout", "version")
 
-    def __init__(self, version: str, raw: bytes, targets: Mapping[str, str], timeout: float, state: str) -> None:
+    def __init__(self, version: str, document: Mapping[str, Value], ipam_type: str, targets: Mapping[str, str],
+                 timeout: float, state: str) -> None:
         self.version = version
-        self.raw = raw
+        self.document = document
+        self.name = _text(document, "name")
+        self.ipam_type = ipam_type
         self.targets = targets
         self.timeout = timeout
         self.state = state
@@ -69,7 +77,16 @@ def parse(raw: bytes, command: str) -> Configuration:
             raise _invalid(f"{field} is missing")
     _mapping(document, "prevResult")
     own = _mapping(document, "muslin")
-    return Configuration(version, raw, _targets(own), _timeout(own), _state(own))
+    return Configuration(version, document, _ipam_type(document), _targets(own), _timeout(own), _state(own))
+
+
+def _ipam_type(document: Mapping[str, Value]) -> str:
+    kind = _text(_mapping(document, "ipam"), "type", "ipam.")
+    if kind in OUR_IPAM:
+        return ""
+    if "/" in kind or "\0" in kind or kind in (".", "..", document["type"]):
+        raise _invalid(f"ipam.type {kind!r} is not the name of a plugin for addresses; leave it out for Muslin's own")
+    return kind
 
 
 def requested_version(raw: bytes) -> str:

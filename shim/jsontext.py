@@ -4,7 +4,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from typing import TypeAlias
 
     Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"] | None
@@ -161,12 +160,14 @@ class _Parser:
         return (float(text[at:end]) if point or exponent else int(text[at:end])), end
 
 
-def dumps(value: str | int | Sequence[str] | Mapping[str, str | int | Sequence[str]]) -> str:
-    """Write an object of strings, numbers and lists of strings as ASCII on one line."""
+def dumps(value: object) -> str:
+    """Write what `loads` gives, or the like with tuples, as ASCII on one line."""
     if isinstance(value, str):
         return '"' + "".join(_escaped(character) for character in value) + '"'
-    if isinstance(value, int):
-        return str(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return {"inf": "1e999", "-inf": "-1e999"}.get(str(value), str(value))
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(dumps(item) for item in value) + "]"
     assert isinstance(value, dict)

@@ -32,6 +32,26 @@ def add_response(message: bytes) -> tuple[bytes, bytes]:
     return _last(found, 1), _last(found, 2)
 
 
+def add_answer(result: bytes) -> bytes:
+    """An AddResponse that has a result."""
+    return _field(1, result)
+
+
+def get_request(network: str, container_id: str, ifname: str) -> bytes:
+    """A request of Endpoints.Get (protos/muslin/endpoint/v1/endpoint.proto): an Attachment as its field 1."""
+    return _field(1, _field(1, network.encode("utf-8", "replace")) + _field(2, container_id.encode())
+                  + _field(3, ifname.encode()))
+
+
+def pod_cidrs(message: bytes) -> list[str]:
+    """The pod CIDRs of a GetNodeResponse: field 3 of its field 1; none if it does not decode."""
+    try:
+        return [cidr.decode() for number, cidr in fields(_last(fields(message), 1))
+                if number == 3 and isinstance(cidr, bytes)]
+    except ValueError:
+        return []
+
+
 def attachment(message: bytes) -> tuple[str, str]:
     """Container id and interface name of a Call.
 

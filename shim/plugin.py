@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from shim import chain, configuration, environment, journal, jsontext, messages, trace
+from shim import chain, configuration, delegate, environment, journal, jsontext, messages, trace
 from shim.client import Client
 from shim.deadline import Deadline
 from shim.errors import IO_FAILURE, TRY_AGAIN_LATER, UNEXPECTED, CniError
@@ -50,8 +50,10 @@ def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outc
             return Outcome(0, _versions(configuration.requested_version(raw)))
         conf = configuration.parse(raw, command)
         seconds = min(conf.timeout, _STATUS_SECONDS) if command == "STATUS" else conf.timeout
-        call = Call(chain.Invocation(given, raw), Client(conf.targets, parent), Deadline(began + seconds),
-                    Journal(conf.state))
+        invocation = chain.Invocation(given, raw, bool(conf.ipam_type))
+        services = Client(conf.targets, parent)
+        caller = delegate.Delegating(services, conf, invocation, environ) if conf.ipam_type else services
+        call = Call(invocation, caller, services, Deadline(began + seconds), Journal(conf.state))
         return Outcome(0, _COMMANDS[command](call), call.note)
     except CniError as error:
         problem = error
@@ -67,9 +69,12 @@ class Call:
         note: What a command that succeeded has to say all the same, "" for nothing.
     """
 
-    def __init__(self, invocation: Invocation, caller: Caller, deadline: Deadline, journal: Journal) -> None:
+    def __init__(self, invocation: Invocation, caller: Caller, services: Caller, deadline: Deadline,
+                 journal: Journal) -> None:
+        """`caller` is that of the chain; `services` is without a plugin in the place of one."""
         self.invocation = invocation
         self.caller = caller
+        self.services = services
         self.deadline = deadline
         self.journal = journal
         self.note = ""
@@ -89,7 +94,7 @@ class Call:
         given = self.invocation.environment
         try:
             for path, call in self.journal.of(given.container_id, given.ifname):
-                chain.delete(messages.request(call), self.caller, self.deadline)
+                chain.delete(messages.request(call), self.services, self.deadline)
                 journal.remove(path)
         except CniError as error:
             error.message = f"an earlier DEL of this attachment is still to be done: {error.message}"
@@ -100,7 +105,7 @@ class Call:
     def delete(self) -> bytes:
         """DEL. What can not be done now and may be later is put off; a runtime that repeats it all could do no more."""
         try:
-            chain.delete(self.invocation.request(), self.caller, self.deadline)
+            chain.delete(self.invocation.request(), self.caller, self.deadline, self.invocation.delegated)
         except CniError as error:
             if not error.unfinished:
                 raise

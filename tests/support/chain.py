@@ -14,7 +14,7 @@ from typing import Any, cast
 import grpc
 
 from muslin.api.cni.v1 import cni_pb2
-from muslin.api.endpoint.v1 import endpoint_pb2_grpc
+from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.api.node.v1 import node_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2_grpc
@@ -61,6 +61,10 @@ class Chain:
     asked: list[Asked] = field(default_factory=list)
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     """By step, such as `ipam.Add`."""
+    records: set[tuple[str, str, str]] = field(default_factory=set)
+    """Network, container id and interface of the attachments that the endpoint service has."""
+    pod_cidrs: tuple[str, ...] | None = None
+    """Of the node, None if the endpoint service does not know it."""
 
     @property
     def steps(self) -> list[str]:
@@ -89,6 +93,22 @@ class Chain:
         base, _ = _PLUGINS[service]
         return type(base.__name__, (base,), {verb: self._method(service, verb) for verb in VERBS})()
 
+    def endpoints(self) -> Any:
+        """The endpoint service's own API, as far as the shim asks for it."""
+        async def get(_: Any, request: Any, context: Any) -> Any:
+            a = request.attachment
+            if (a.network, a.container_id, a.ifname) not in self.records:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "no record")
+            return endpoint_pb2.GetResponse(endpoint=endpoint_pb2.WorkloadEndpoint(attachment=a))
+
+        async def get_node(_: Any, request: Any, context: Any) -> Any:
+            if self.pod_cidrs is None or request.name:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "node \"n1\" is not known")
+            return endpoint_pb2.GetNodeResponse(
+                node=endpoint_pb2.Node(name="n1", labels={"a": "b"}, pod_cidrs=self.pod_cidrs))
+
+        return type("Endpoints", (endpoint_pb2_grpc.EndpointsServicer,), {"Get": get, "GetNode": get_node})()
+
     def _method(self, service: str, verb: str) -> Callable[..., Awaitable[Any]]:
         async def method(_: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             asked = Asked(service, verb, request.call,
@@ -108,7 +128,7 @@ def extended(service: str, call: cni_pb2.Call) -> cni_pb2.AddResponse:
     version = json.loads(call.config).get("cniVersion", "0.1.0")
     result = json.loads(call.result or b'{"cniVersion": "%s", "steps": []}' % version.encode())
     context = json.loads(call.context or b"{}")
-    return cni_pb2.AddResponse(result=json.dumps({**result, "steps": [*result["steps"], service]}).encode(),
+    return cni_pb2.AddResponse(result=json.dumps({**result, "steps": [*result.get("steps", []), service]}).encode(),
                                context=json.dumps({**context, service: True}).encode())
 
 
@@ -120,6 +140,8 @@ async def serving(chain: Chain, socket: Path, services: tuple[str, ...] = SERVIC
     for service in services:
         _, add = _PLUGINS[service]
         add(chain.servicer(service), cast("grpc.aio.Server", handlers))
+    if "endpoint" in services:
+        endpoint_pb2_grpc.add_EndpointsServicer_to_server(chain.endpoints(), cast("grpc.aio.Server", handlers))
     tunnel_pb2_grpc.add_TunnelServicer_to_server(TunnelServicer(handlers, lambda _, handler: handler), server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()

@@ -36,7 +36,7 @@ def test_defaults() -> None:
 def test_own_settings() -> None:
     raw = config(muslin={"socket": "unix:/s", "timeout": 2.5, "targets": {"ipam": "unix:///i", "node": "/n"}})
     found = configuration.parse(raw, "ADD")
-    assert (found.raw, found.timeout) == (raw, 2.5)
+    assert (found.name, found.state, found.timeout) == ("net", "/var/lib/muslin", 2.5)
     assert found.targets == {"ipam": "/i", "policy": "/s", "endpoint": "/s", "node": "/n"}
 
 

@@ -84,7 +84,7 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for container in "abc":
         made.add(container, "eth0", call(container))
     made.add("a", "eth0", call("a"))
-    with pytest.raises(Full, match="3 deletions wait in .*deletions for the node daemon"):
+    with pytest.raises(Full, match=r"3 deletions wait in .*deletions for the node daemon"):
         made.add("d", "eth0", call("d"))
     assert made.of("d", "eth0") == []
 
@@ -97,7 +97,8 @@ def test_a_file_that_is_no_call_is_left_to_the_daemon(tmp_path: Path) -> None:
     assert calls(made.of("c1", "eth0")) == [call("c1")]
 
 
-def test_what_a_killed_process_left_half_written_is_no_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_process_left_half_written_is_no_deletion(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "getpid", lambda: 7)
     made = Journal(str(tmp_path))
     made.add("c1", "eth0", call("c1"))

@@ -67,9 +67,18 @@ def test_corners(text: str, value: object) -> None:
     assert jsontext.loads(text.encode()) == value == json.loads(text)
 
 
-@given(st.dictionaries(st.text(), st.text(alphabet=st.characters()) | st.integers() | st.lists(st.text())))
-def test_what_is_written_is_ascii_on_one_line_and_reads_back(value: dict[str, str | int | list[str]]) -> None:
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(alphabet=st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+@given(ANYTHING)
+def test_what_is_written_is_ascii_on_one_line_and_reads_back(value: object) -> None:
     text = jsontext.dumps(value)
     assert text.isascii()
     assert "\n" not in text
-    assert json.loads(text) == value
+    assert json.loads(text) == value == jsontext.loads(text.encode())
+
+
+def test_tuples_are_lists() -> None:
+    assert jsontext.dumps({"a": ("b", 1)}) == '{"a": ["b", 1]}'

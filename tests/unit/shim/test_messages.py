@@ -109,3 +109,25 @@ def test_answers_are_read_back(answers: list[tuple[int, int, str, bytes]]) -> No
                           trailing=[tunnel_pb2.Metadata(key="k", value=b"v")])
         for number, status, text, response in answers]).SerializeToString()
     assert messages.answers(message) == answers
+
+
+def test_a_request_for_a_record() -> None:
+    request = endpoint_pb2.GetRequest.FromString(messages.get_request("nét", "c1", "eth0"))
+    assert request.attachment == cni_pb2.Attachment(network="nét", container_id="c1", ifname="eth0")
+
+
+@given(st.lists(st.text()))
+def test_pod_cidrs_of_a_node(cidrs: list[str]) -> None:
+    node = endpoint_pb2.Node(name="n1", labels={"a": "b"}, pod_cidrs=cidrs)
+    assert messages.pod_cidrs(endpoint_pb2.GetNodeResponse(node=node).SerializeToString()) == cidrs
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff", b"\x0a\x01\xff", b"\x0a\x03\x1a\x01\xff"])
+def test_an_answer_without_pod_cidrs(answer: bytes) -> None:
+    assert messages.pod_cidrs(answer) == []
+
+
+@given(st.binary(), st.text(), st.text())
+def test_whose_call_it_is(config: bytes, container: str, ifname: str) -> None:
+    call = cni_pb2.Call(container_id=container, ifname=ifname, netns="/n", config=config)
+    assert messages.attachment(call.SerializeToString()) == (container, ifname)
