@@ -28,8 +28,9 @@ from bench.support.figures import row
 from bench.support.ipam_store import BLOCK, fill, request
 from muslin import rpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
-from muslin.etcd import Etcd, Put, absent, keys
+from muslin.etcd import Compare, Etcd, Put, absent, keys, unchanged
 from muslin.etcd.binary import etcd_version, find_etcd
+from muslin.ipam import Addresses
 from muslin.rpc import Readiness
 from services.ipam import handles
 from services.ipam.handles import Handle, Request
@@ -38,6 +39,7 @@ from tests.support.etcd import EtcdServer
 from tests.support.service import Service
 
 _MAIN, _SECOND = "10.0.0.0/12", "172.16.0.0/16"
+_COMMON = "/bench/common"
 _FULL = 1_000
 """Full blocks in the first pool of the full store, of 1,024."""
 
@@ -108,17 +110,24 @@ async def throughput(operation: Operation, total: int, at_once: int = 64) -> flo
 class Side:
     """An etcd, its service, and their clients."""
 
-    def __init__(self, store: EtcdServer, service: Service, etcd: Etcd, channel: grpc.aio.Channel) -> None:
-        self.store, self.service, self.etcd = store, service, etcd
+    def __init__(self, store: EtcdServer, service: Service, etcd: Etcd, channel: grpc.aio.Channel,
+                 addresses: Addresses) -> None:
+        self.store, self.service, self.etcd, self.addresses = store, service, etcd, addresses
         self.stub: ipam_pb2_grpc.IpamAsyncStub = ipam_pb2_grpc.IpamStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self.names = count()
         self.sizes = 0, 0
+        self._common: tuple[Compare, ...] = ()
 
     async def assign(self, node: str) -> str:
         """One address for an attachment that had none."""
         answer = await self.stub.Assign(request(f"{next(self.names):064x}", node), timeout=30)
         return str(answer.handle.addresses[0])
+
+    async def stream(self, node: str) -> str:
+        """The same by `Ipam.Batch`: all that ask at once share one stream."""
+        handle = await self.addresses.assign(request(f"{next(self.names):064x}", node), 30)
+        return str(handle.addresses[0])
 
     @asynccontextmanager
     async def inside(self) -> AsyncIterator[Callable[[str], Awaitable[object]]]:
@@ -149,12 +158,19 @@ class Side:
         found = [max(len(item.value) for item in (await self.etcd.range(prefix)).items)
                  for prefix in (keys.IPAM_BLOCKS, keys.IPAM_HANDLES)]
         self.sizes = found[0], found[1]
+        await self.etcd.put(_COMMON, b"")
+        record = await self.etcd.get(_COMMON)
+        assert record
+        self._common = unchanged(_COMMON, record.mod_revision), absent(_COMMON + "/none")
 
     async def bare(self) -> None:
-        """A transaction of the same size."""
+        """A transaction of the same size as an Assign's, of an address from a block that is half full.
+
+        That compares and writes the records of a block and a handle, and compares those of pool and reservations.
+        """
         name = f"/bench/{next(self.names):064x}"
         block, handle = self.sizes
-        done = await self.etcd.txn([absent(name), absent(name + "/h")],
+        done = await self.etcd.txn([absent(name), absent(name + "/h"), *self._common],
                                    [Put(name, b"b" * block), Put(name + "/h", b"h" * handle)], timeout=30)
         assert done.succeeded
 
@@ -168,7 +184,8 @@ async def side() -> AsyncIterator[Side]:
             etcd = await stack.enter_async_context(Etcd([store.endpoint]))
             channel = rpc.channel(service.target)
             stack.push_async_callback(channel.close)
-            yield Side(store, service, etcd, channel)
+            addresses = await stack.enter_async_context(Addresses(service.target))
+            yield Side(store, service, etcd, channel, addresses)
 
 
 def milliseconds(seconds: list[float]) -> float:
@@ -178,22 +195,32 @@ def milliseconds(seconds: list[float]) -> float:
 
 async def against_bare(empty: Side, counts: Counts) -> list[Line]:
     """Latency and throughput beside bare transactions."""
-    alone: dict[str, list[float]] = {"bare": [], "ours": []}
-    rates: dict[str, list[float]] = {"bare": [], "one": [], "many": [], "inside": [], "inside many": [], "call": []}
+    alone: dict[str, list[float]] = {"bare": [], "ours": [], "stream": []}
+    rates: dict[str, list[float]] = {kind: [] for kind in (
+        "bare", "one", "many", "stream", "stream many", "inside", "inside many", "call")}
     turns = count()
-    for turn in range(counts.rounds):
+    await empty.stream("sizes")  # its connection is new
+
+    async def once(turn: int) -> None:
         alone["bare"] += await timed(empty.bare, counts.alone)
-        alone["ours"] += await timed(lambda: empty.assign(f"alone{turn}"), counts.alone)  # noqa: B023  awaited here
+        alone["ours"] += await timed(lambda: empty.assign(f"alone{turn}"), counts.alone)
+        alone["stream"] += await timed(lambda: empty.stream(f"alone-stream{turn}"), counts.alone)
+        rates["stream"].append(await throughput(lambda: empty.stream(f"stream{turn}"), counts.together))
         rates["bare"].append(await throughput(empty.bare, counts.together))
-        rates["one"].append(await throughput(lambda: empty.assign(f"one{turn}"), counts.together))  # noqa: B023
+        rates["stream many"].append(await throughput(
+            lambda: empty.stream(f"streams{next(turns) % 64}"), counts.together))
+        rates["one"].append(await throughput(lambda: empty.assign(f"one{turn}"), counts.together))
         rates["many"].append(await throughput(
             lambda: empty.assign(f"many{next(turns) % 64}"), counts.together))
         async with empty.inside() as assign:
-            rates["inside"].append(await throughput(lambda: assign(f"in{turn}"), counts.together))  # noqa: B023
+            rates["inside"].append(await throughput(lambda: assign(f"in{turn}"), counts.together))
             rates["inside many"].append(await throughput(
                 lambda: assign(f"many{next(turns) % 64}"), counts.together))
         rates["call"].append(await throughput(empty.call, counts.together))
-    bare, ours = milliseconds(alone["bare"]), milliseconds(alone["ours"])
+
+    for turn in range(counts.rounds):
+        await once(turn)
+    bare, ours, stream = (milliseconds(alone[kind]) for kind in ("bare", "ours", "stream"))
     median = {kind: statistics.median(values) for kind, values in rates.items()}
 
     def rate(what: str, kind: str, beside: str, than: str, target: float | None) -> Line:
@@ -202,11 +229,14 @@ async def against_bare(empty: Side, counts: Counts) -> list[Line]:
 
     return [
         Line("Assign, one at a time, p50", f"{ours:.2f} ms", f"transaction {bare:.2f} ms", ours / bare, 2),
-        rate("64 at once, one node", "one", "transactions", "bare", 2),
-        rate("64 at once, 64 nodes", "many", "transactions", "bare", 0.8),
-        rate("  one node, without gRPC to the service", "inside", "transactions", "bare", None),
-        rate("  64 nodes, without gRPC to the service", "inside many", "transactions", "bare", None),
-        rate("  one node, of what gRPC can", "one", "health checks", "call", None)]
+        Line("  by stream", f"{stream:.2f} ms", f"transaction {bare:.2f} ms", stream / bare, 2),
+        rate("64 at once by stream, one node", "stream", "transactions", "bare", 2),
+        rate("64 at once by stream, 64 nodes", "stream many", "transactions", "bare", 0.8),
+        rate("  one node, a call each", "one", "transactions", "bare", None),
+        rate("  64 nodes, a call each", "many", "transactions", "bare", None),
+        rate("  one node, a call each, of what gRPC can", "one", "health checks", "call", None),
+        rate("  one node, inside the process", "inside", "transactions", "bare", None),
+        rate("  64 nodes, inside the process", "inside many", "transactions", "bare", None)]
 
 
 async def full_store(empty: Side, full: Side, counts: Counts) -> list[Line]:
