@@ -15,6 +15,7 @@ from services.node.attachments import Attachments
 from services.node.enforce.state import Claim
 from services.node.enforcer import Enforcer
 from services.node.forward import PACKAGES, Forwarder
+from services.node.iptables import Iptables, keep_open
 from services.node.kernel import Kernel
 from services.node.nft.connection import Nftables
 from services.node.plugin import Context, Plugin
@@ -55,6 +56,7 @@ class NodeApp(rpc.App):
         """Serve muslin.node.v1, and pass the other services' packages on."""
         self._nft = Nftables()
         self._enforcer = Enforcer(self._nft, self._prefixes)
+        self._iptables = Iptables(self._nft, self._prefixes)
         self._monitor = Monitor()
         self._kernel = Kernel(self._monitor, self._uplink)
         self._channels = {service: rpc.channel(target) for service, target in self._targets.items()}
@@ -86,6 +88,7 @@ class NodeApp(rpc.App):
             channel.get_state(try_to_connect=True)  # warm before the first pod needs it
         self.tasks.spawn("enforcer", self._enforcer.run())
         self.tasks.spawn("unwiring", self._kernel.remove())
+        self.tasks.spawn("iptables", keep_open(self._iptables))
         self.tasks.spawn("program", subscribe(self._channels["policy"], self.node, self._enforcer,
                                               readiness.part("policy stream")))
         self.upkeep.start(self.tasks)

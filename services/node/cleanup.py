@@ -15,6 +15,7 @@ from muslin.errors import MuslinError
 from services.node.attachment import ALIAS_PREFIX
 from services.node.enforce import names
 from services.node.errors import KernelError
+from services.node.iptables import Iptables
 from services.node.netlink import links
 from services.node.netlink.connection import Connection
 from services.node.nft.connection import Nftables
@@ -38,6 +39,7 @@ def clean(prefix: str = "") -> list[str]:
         removed += [f"link {link.name} ({link.alias})" for link in ours]
         removed += [f"link {name} (unfinished)" for name in remove_unfinished(connection)]
     with Nftables() as nft:
+        removed += [f"rules of ours in {where}" for where in Iptables(nft, ()).close()]
         try:
             nft.commit([delete_table(names.TABLE)])
             removed.append(f"table inet {names.TABLE}")

@@ -34,18 +34,20 @@ from services.node.nft.messages import (
     comment,
 )
 
-__all__ = ["Nftables"]
+__all__ = ["FAMILIES", "Nftables"]
 
 _NETLINK_NETFILTER = 12
 _NFTABLES = 10
 _SUBSYSTEM = _NFTABLES << 8
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _INET = 1
+FAMILIES = {4: 2, 6: 10}
+"""Numbers of the families `ip` and `ip6`, by IP version."""
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES = 64 << 20  # a limit, not an allocation: a whole table goes out in one datagram
 _TABLE_NAME, _TABLE_USERDATA = 1, 6
-_CHAIN_TABLE, _CHAIN_NAME = 1, 3
-_RULE_TABLE, _RULE_CHAIN, _GENERATION_ID = 1, 2, 1
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_POLICY = 1, 3, 5
+_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_USERDATA, _GENERATION_ID = 1, 2, 3, 7, 1
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _ANONYMOUS = 1, 2, 3, 4, 5, 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA = 1, 2, 6
@@ -54,7 +56,7 @@ _GENERIC = struct.Struct(">BBH")
 
 
 class Nftables(Socket):
-    """nf_tables of one network namespace, family inet."""
+    """nf_tables of one network namespace; family inet, where no other is named."""
 
     def __init__(self, namespace: str | os.PathLike[str] | None = None) -> None:
         """Open it. Raises as Socket does."""
@@ -65,7 +67,7 @@ class Nftables(Socket):
         except PermissionError:
             pass  # who may not do this may do nothing here: the first request says so better
 
-    def commit(self, messages: Sequence[Message]) -> None:
+    def commit(self, messages: Sequence[Message], family: int = _INET) -> None:
         """Do all or nothing; packets see the state before or the state after.
 
         Raises:
@@ -82,7 +84,7 @@ class Nftables(Socket):
             for number, message in enumerate(messages, begin + 1):
                 # One acknowledgement is enough: refusals are always reported.
                 flags = message.flags | (NLM_F_ACK if number == last else 0)
-                out.append(_message(_SUBSYSTEM | message.kind, flags, number, message.body))
+                out.append(_message(_SUBSYSTEM | message.kind, flags, number, message.body, family=family))
             out.append(_message(_BATCH_END, 0, last + 1, b"", _NFTABLES))
             try:
                 self._socket.send(b"".join(out))
@@ -129,16 +131,48 @@ class Nftables(Socket):
 
     def generation(self) -> int:
         """Number of the ruleset's generation: every transaction of anybody begins a new one. Raises KernelError."""
+        return int.from_bytes(self._ask(GETGEN, b"", "read the generation")[_GENERATION_ID], "big")
+
+    def policy(self, family: int, table: str, chain: str) -> int | None:
+        """What a chain does with packets that its rules leave undecided: expressions.ACCEPT or DROP.
+
+        None if there is no such chain, or it is none that packets enter. Raises KernelError.
+        """
+        body = text(_CHAIN_TABLE, table) + text(_CHAIN_NAME, chain)
+        try:
+            found = self._ask(GETCHAIN, body, f"read chain {chain} of table {table}", family)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return int.from_bytes(found[_CHAIN_POLICY], "big") if _CHAIN_POLICY in found else None
+
+    def rules(self, family: int, table: str, chain: str) -> list[tuple[int, str]]:
+        """Handle and comment of each rule of a chain, in order; none if there is no such chain. Raises KernelError."""
+        body = text(_RULE_TABLE, table) + text(_RULE_CHAIN, chain)
+        try:
+            replies = self._dump(GETRULE, body, f"list rules of chain {chain} of table {table}", family)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise
+        listed = (parse(reply.body[4:]) for reply in replies)
+        return [(int.from_bytes(rule[_RULE_HANDLE], "big"),
+                 comment(rule[_RULE_USERDATA]) if _RULE_USERDATA in rule else "") for rule in listed
+                if (as_text(rule[_RULE_TABLE]), as_text(rule[_RULE_CHAIN])) == (table, chain)]
+
+    def _ask(self, kind: int, body: bytes, what: str, family: int = _INET) -> dict[int, memoryview]:
+        """The attributes of the one message that answers."""
         with self._lock:
             self._sequence += 1
-            self._socket.send(_message(_SUBSYSTEM | GETGEN, 0, self._sequence, b""))
+            self._socket.send(_message(_SUBSYSTEM | kind, 0, self._sequence, body, family=family))
             while True:
-                for reply in self._receive("read the generation"):
+                for reply in self._receive(what):
                     if reply.sequence != self._sequence:
                         continue
                     if reply.kind == NLMSG_ERROR:
-                        raise KernelError(describe_error(reply)[0], "read the generation")
-                    return int.from_bytes(parse(reply.body[4:])[_GENERATION_ID], "big")
+                        raise KernelError(describe_error(reply)[0], what)
+                    return parse(reply.body[4:])
 
     def sets(self, table: str) -> dict[str, KeyType]:
         """Named sets and maps of the table, by name. Raises KernelError."""
@@ -161,8 +195,8 @@ class Nftables(Socket):
                     keys.update(_element(parse(element)) for _, element in pairs(data))
         return keys
 
-    def _dump(self, kind: int, body: bytes, what: str) -> list[Reply]:
-        return self.dump(Request(_SUBSYSTEM | kind, 0, _GENERIC.pack(_INET, 0, 0) + body, what))
+    def _dump(self, kind: int, body: bytes, what: str, family: int = _INET) -> list[Reply]:
+        return self.dump(Request(_SUBSYSTEM | kind, 0, _GENERIC.pack(family, 0, 0) + body, what))
 
 
 def _element(found: dict[int, memoryview]) -> tuple[bytes, Target | None]:
@@ -174,6 +208,6 @@ def _element(found: dict[int, memoryview]) -> tuple[bytes, Target | None]:
     return key, Target(chain, comment(found[_ELEMENT_USERDATA]) if _ELEMENT_USERDATA in found else "")
 
 
-def _message(kind: int, flags: int, sequence: int, body: bytes, resource: int = 0) -> bytes:
+def _message(kind: int, flags: int, sequence: int, body: bytes, resource: int = 0, family: int = _INET) -> bytes:
     return (HEADER.pack(20 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
-            + _GENERIC.pack(_INET if kind >= _SUBSYSTEM else 0, 0, resource) + body + b"\0" * (-len(body) & 3))
+            + _GENERIC.pack(family if kind >= _SUBSYSTEM else 0, 0, resource) + body + b"\0" * (-len(body) & 3))

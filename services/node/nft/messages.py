@@ -11,7 +11,8 @@ from services.node.netlink.connection import NLM_F_APPEND, NLM_F_CREATE
 from services.node.nft.expressions import JUMP, KeyType, Part, Rule, lookup, verdict_data
 
 __all__ = ["Message", "Target", "add_chain", "add_elements", "add_map_elements", "add_rules", "add_set", "add_table",
-           "comment", "delete_chain", "delete_elements", "delete_set", "delete_table", "flush_chain"]
+           "comment", "delete_chain", "delete_elements", "delete_rule", "delete_set", "delete_table",
+           "flush_chain"]
 
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
 NEWCHAIN, GETCHAIN, DELCHAIN = 3, 4, 5
@@ -90,6 +91,12 @@ def delete_chain(table: str, name: str) -> Message:
 def flush_chain(table: str, name: str) -> Message:
     """Delete the rules of a chain."""
     return Message(DELRULE, 0, text(1, table) + text(2, name), f"flush chain {name}")
+
+
+def delete_rule(table: str, chain: str, handle: int) -> Message:
+    """Delete one rule; ENOENT if it is gone."""
+    body = text(1, table) + text(2, chain) + attribute(3, handle.to_bytes(8, "big"))
+    return Message(DELRULE, 0, body, f"delete rule {handle} of chain {chain}")
 
 
 def add_set(table: str, name: str, key: KeyType, set_id: int, comment: str = "", *, verdicts: bool = False) -> Message:
