@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 from typing import cast
 
 import grpc
@@ -49,7 +50,7 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     readiness, checker, around = Readiness(), health.aio.HealthServicer(), Around()
-    server = grpc.aio.server(interceptors=[around], options=_OPTIONS)
+    server = unregistered(grpc.aio.server(interceptors=[around], options=_OPTIONS))
     handlers = Handlers(server)
     tunnel = TunnelServicer(handlers, around.wrap)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
@@ -86,6 +87,20 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
         await app.stop()
         await app.tasks.aclose()
         return 1 if failed else 0
+
+
+def unregistered(server: grpc.aio.Server) -> grpc.aio.Server:
+    """The server, made to find every method by its name.
+
+    Generated code registers each method a second time, with gRPC's core. grpcio's asyncio server (1.85) then waits for
+    calls of each by itself, and goes through all of these waits for every call of any
+    (https://github.com/grpc/grpc/pull/43461). A service of ours has up to 30 methods.
+    """
+    def ignore(service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        pass
+
+    server.add_registered_method_handlers = ignore  # type: ignore[method-assign]
+    return server
 
 
 async def _report(readiness: Readiness, checker: health.aio.HealthServicer, names: Sequence[str]) -> None:
