@@ -73,6 +73,7 @@ class Reconciler:
     def wired(self, attachment: Attachment, index: int) -> None:
         """An attachment's link is there, and to be looked after."""
         self.leaving(attachment)
+        self.left(attachment)  # what was amiss with an earlier link of it
         self._links[attachment] = index
         self._indexes[index] = attachment
 
@@ -83,7 +84,7 @@ class Reconciler:
             del self._indexes[index]
 
     def left(self, attachment: Attachment) -> None:
-        """An attachment is wired no more, as it should be."""
+        """Nothing is amiss with an attachment any more."""
         for kind in ("gone", "wiring", "record"):
             self._problems.pop((kind, attachment), None)
 
@@ -196,7 +197,6 @@ class Reconciler:
         self._attachments.add(attachment, interface)
         self.wired(attachment, index)
         self._enforcer.submit(Claim(attachment, interface))
-        self._problems.pop(("gone", attachment), None)
 
     async def _gone(self, records: Mapping[Attachment, Record], host: Host) -> None:
         """Records of attachments that are not wired any more."""
