@@ -5,7 +5,7 @@ DURATION ?= 600
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test soak lint protos shim bench clean
+.PHONY: help setup demo test conformance soak lint protos shim bench clean
 
 help:  ## Show what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: setup  ## Real pods, real policy: start everything, play the three-tier ex
 
 test: setup  ## Run all tests (unit, etcd, kernel integration); needs root
 	$(BIN)/python -m pytest
+
+conformance: setup  ## Hold Muslin, or PLUGIN=path CONF=file, to the CNI specification; needs root
+	$(BIN)/python -m pytest tests/conformance $(if $(PLUGIN),--plugin $(PLUGIN) --conf $(CONF))
 
 soak: .venv/ready  ## Random kills of services and etcd for 10 minutes (DURATION=seconds); violations must be 0
 	$(BIN)/python -m tests.soak --seconds $(DURATION) $(SOAK_FLAGS)
