@@ -32,6 +32,8 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     """MAC address of the container end. Written by endpoint."""
     bandwidth: Bandwidth | None = None
     """Limits of its traffic. Written by endpoint."""
+    joined: str = ""
+    """The network whose interface this attachment shares; empty if it has one of its own. Written by endpoint."""
 
 
 def parse(raw: bytes) -> Context:

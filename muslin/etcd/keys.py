@@ -14,6 +14,7 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/ipam/v1/affinities/<node>/<cidr>
     /muslin/ipam/v1/handles/<network>/<container>/<ifname>
     /muslin/endpoint/v1/endpoints/<network>/<container>/<ifname>
+    /muslin/endpoint/v1/interfaces/<container>/<ifname>     outside Kubernetes
     /muslin/endpoint/v1/pods/<namespace>/<name>
     /muslin/endpoint/v1/namespaces/<name>
     /muslin/endpoint/v1/nodes/<name>
@@ -40,6 +41,7 @@ __all__ = [
     "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
     "IPAM_RESERVATIONS", "IPAM_CONFIG", "IPAM_NODES", "ipam_node", "IPAM_CLUSTER", "IPAM_QUARANTINE", "quarantined",
     "ENDPOINTS", "PODS", "NAMESPACES", "NODES", "ENDPOINT_BARRIER", "ENDPOINT_FENCES", "endpoint_fence",
+    "ENDPOINT_INTERFACES", "endpoint_interface",
     "POLICY_OBJECTS", "POLICY_PROFILES",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
@@ -70,6 +72,8 @@ IPAM_CLUSTER = IPAM + "v1/cluster"
 IPAM_QUARANTINE = IPAM + "v1/quarantine/"
 """Records as they were before a repair replaced them; read by people only."""
 ENDPOINTS = ENDPOINT + "v1/endpoints/"
+ENDPOINT_INTERFACES = ENDPOINT + "v1/interfaces/"
+"""The network that a container's interface was added to first, outside Kubernetes."""
 PODS = ENDPOINT + "v1/pods/"
 NAMESPACES = ENDPOINT + "v1/namespaces/"
 NODES = ENDPOINT + "v1/nodes/"
@@ -199,6 +203,11 @@ def endpoint(network: str, container: str, ifname: str) -> str:
 def endpoint_fence(key: str) -> str:
     """The fence of a record below `ENDPOINT`: one of 256, so that few of what is written at once have the same."""
     return f"{ENDPOINT_FENCES}{crc32(key.encode()) & 0xFF:02x}"
+
+
+def endpoint_interface(container: str, ifname: str) -> str:
+    """The key that says which network an interface of a container outside Kubernetes is on first."""
+    return _join(ENDPOINT_INTERFACES, ("container id", container), ("interface name", ifname))
 
 
 def endpoints_of(network: str, container: str = "") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from muslin.cni.invocation import Invocation
 from muslin.errors import Conflict, Corrupt, MuslinError
 from muslin.etcd import KeyValue, keys
-from services.endpoint import bulk, codec
+from services.endpoint import bulk, codec, sharing
 from services.endpoint.changing import expected
 from services.endpoint.records import Pod, WorkloadEndpoint, build, concerns
 from services.endpoint.store import Read, Store
@@ -25,6 +25,8 @@ class Attachments:
     async def add(self, call: Invocation) -> WorkloadEndpoint:
         """Store the record of an ADD, with what is known of its pod.
 
+        Outside Kubernetes it may be the record of another network, which this one has joined; see `sharing`.
+
         The transaction depends on the pod's record: a pod that changes at the same moment either finds the endpoint,
         or makes this be decided anew.
 
@@ -32,8 +34,8 @@ class Attachments:
             InvalidArgument: the attachment has no address.
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
-        record = build(call, None)  # what is wrong with the call shows before anything is sent
-        key = codec.key_of(record)
+        base = record = build(call, None)  # what is wrong with the call shows before anything is sent
+        key = codec.key_of(base)
         known = False
         adding = _Adding()
 
@@ -41,9 +43,13 @@ class Attachments:
             nonlocal record, known
             if adding.overtaken:
                 raise Conflict(f"{key}: the attachment was deleted while it was being added")
+            before = read(key)
+            if not call.kubernetes:
+                writes, record = _shared(call, base, before, read)
+                return writes
             pod = _pod(call, read)
-            record, known = build(call, pod), pod is not None and concerns(pod, record)
-            read(key)
+            record = build(call, pod) if pod else base
+            known = pod is not None and concerns(pod, record)
             return {key: codec.encode(record)}
 
         self._underway.setdefault(key, set()).add(adding)
@@ -53,9 +59,10 @@ class Attachments:
             self._underway[key].discard(adding)
             if not self._underway[key]:
                 del self._underway[key]
-        if call.kubernetes and not known:
-            log.warning("pod is not known yet, its endpoint has no labels of it: pod=%s/%s attachment=%s",
-                        call.namespace, call.pod, record.identity)
+        log.info("stored attachment=%s/%s/%s node=%s workload=%s addresses=%s%s%s", call.network, call.container_id,
+                 call.ifname, record.node, record.workload, ",".join(record.addresses),
+                 "" if known or not call.kubernetes else " (the pod is not known yet, nor its labels)",
+                 f" joined={record.network}" if record.network != call.network else "")
         return record
 
     async def delete(self, network: str, container_id: str, ifname: str, revision: int = 0) -> bool:
@@ -71,6 +78,7 @@ class Attachments:
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         key = keys.endpoint(network, container_id, ifname)
+        interface = keys.endpoint_interface(container_id, ifname)
         known = {key: await self._store.get(key)} if revision else {}
         there = False
 
@@ -81,7 +89,13 @@ class Attachments:
             there = item is not None
             for adding in self._underway.get(key, ()):
                 adding.overtaken = True
-            return {key: None}
+            writes: dict[str, bytes | None] = {key: None}
+            if other := sharing.owner(read, network, container_id, ifname):
+                if (rest := sharing.left(other, network)) != other:
+                    writes[codec.key_of(other)] = codec.encode(rest)
+            elif read(interface) is not None:
+                writes[interface] = None
+            return writes
 
         await self._store.transact(decide, known)
         return there
@@ -95,29 +109,36 @@ class Attachments:
             Conflict, Unavailable, TimedOut: some were not removed; the message says how many, and why the first.
         """
         await self._store.current(timeout)
-        stale = [item.key for record, item in self._records(network)
-                 if record.node == node and (record.container_id, record.ifname) not in alive]
+        stale = [record for record in self._records() if record.node == node
+                 and network in (record.network, *record.joined) and (record.container_id, record.ifname) not in alive]
         problems: list[MuslinError] = []
         removed = 0
-        for some in bulk.chunks(stale, bulk.AT_ONCE):
+        # Those of Kubernetes' pods many at a time; of others something may be left for another network.
+        pods = [codec.key_of(record) for record in stale if record.pod]
+        for some in bulk.chunks(pods, bulk.AT_ONCE):
             try:
                 await bulk.delete(self._store, some)
             except MuslinError as problem:
                 problems.append(problem)
-                continue
-            removed += len(some)
-            for key in some:
-                log.info("collected attachment=%s", key.removeprefix(keys.ENDPOINTS))
+            else:
+                removed += len(some)
+        for record in stale:
+            if not record.pod:
+                try:
+                    await self.delete(network, record.container_id, record.ifname)
+                except MuslinError as problem:
+                    problems.append(problem)
+                else:
+                    removed += 1
+        for record in stale:
+            log.info("collected attachment=%s/%s/%s", network, record.container_id, record.ifname)
         if problems:
             raise type(problems[0])(f"{len(stale) - removed} of {len(stale)} records were not removed, the first "
                                     f"because {problems[0].message}")
         return removed
 
-    def _records(self, network: str) -> Iterator[tuple[WorkloadEndpoint, KeyValue]]:
-        prefix = keys.endpoints_of(network)
-        for item in self._store.endpoints():
-            if item.key.startswith(prefix):
-                yield codec.endpoint(item), item
+    def _records(self) -> Iterator[WorkloadEndpoint]:
+        return (codec.endpoint(item) for item in self._store.endpoints())
 
 
 class _Adding:
@@ -125,6 +146,18 @@ class _Adding:
 
     overtaken = False
     """Whether a DEL came after it: then it may not be decided anew."""
+
+
+def _shared(call: Invocation, own: WorkloadEndpoint, before: KeyValue | None, read: Read,
+            ) -> tuple[Mapping[str, bytes | None], WorkloadEndpoint]:
+    """What to write for an interface outside Kubernetes, and its record: its own, or the one that it joins."""
+    if other := sharing.owner(read, call.network, call.container_id, call.ifname):
+        read(keys.endpoint_fence(codec.key_of(own)))  # nothing is made at this key; a DEL comes here all the same
+        record = sharing.joined(other, call.network)
+        return {codec.key_of(other): codec.encode(record)}, record
+    record = sharing.kept(own, before)
+    interface = keys.endpoint_interface(call.container_id, call.ifname)
+    return {codec.key_of(own): codec.encode(record), interface: call.network.encode()}, record
 
 
 def _pod(call: Invocation, read: Read) -> Pod | None:

@@ -69,7 +69,9 @@ def _putting(encoded: Sequence[tuple[str, bytes]]) -> Callable[[Read], Mapping[s
 
 
 def _deleting(stored_at: Sequence[str]) -> Callable[[Read], Mapping[str, bytes | None]]:
-    # Without a condition, hence without a conflict; of what is not there the fence is rewritten all the same.
-    def decide(_: Read) -> Mapping[str, bytes | None]:
+    # What is not there is deleted all the same: that rewrites its fence.
+    def decide(read: Read) -> Mapping[str, bytes | None]:
+        for key in stored_at:
+            read(key)  # one that is made anew meanwhile is not meant
         return dict.fromkeys(stored_at)
     return decide

@@ -32,7 +32,7 @@ async def create(store: Store, record: WorkloadEndpoint, timeout: float) -> tupl
         if holder := _holder(store, read, record):
             raise AlreadyExists(holder)
         stored = _following(read, record)
-        return {codec.key_of(record): codec.encode(stored)}
+        return _making(read, stored)
 
     revision = await store.transact(decide)
     return stored, revision
@@ -73,7 +73,7 @@ async def restore(store: Store, records: Sequence[WorkloadEndpoint], revision: i
             else:
                 reason = _holder(store, read, record)
             stored = not reason
-            return {key: codec.encode(_following(read, record))} if stored else {}
+            return _making(read, _following(read, record)) if stored else {}
 
         await store.transact(decide)
         if stored:
@@ -139,6 +139,14 @@ def _holder(store: Store, read: Read, record: WorkloadEndpoint) -> str:
             if other != codec.key_of(record) and read(other) is not None:
                 return f"address {address} is held by {other.removeprefix(keys.ENDPOINTS)}"
     return ""
+
+
+def _making(read: Read, record: WorkloadEndpoint) -> Mapping[str, bytes | None]:
+    """What to write for a new record: outside Kubernetes also that the interface is its network's, if nobody's."""
+    writes: dict[str, bytes | None] = {codec.key_of(record): codec.encode(record)}
+    if not record.pod and read(interface := keys.endpoint_interface(record.container_id, record.ifname)) is None:
+        writes[interface] = record.network.encode()
+    return writes
 
 
 def _following(read: Read, record: WorkloadEndpoint) -> WorkloadEndpoint:

@@ -7,7 +7,8 @@ endpoints/ATTACHMENT   `records.WorkloadEndpoint`
 pods/NAMESPACE/NAME    `records.Pod`
 namespaces/NAME        `records.Namespace`
 nodes/NAME             `records.Node`
-barrier, fence         empty; only their revisions mean something
+interfaces/CONT/IF     name of a network, see `sharing`
+barrier, fences/XX     empty; only their revisions mean something
 ====================  =============================================
 """
 

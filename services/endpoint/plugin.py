@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2_grpc
 from muslin.cni import collect, netconf
 from muslin.cni.invocation import Invocation
+from muslin.cni.result import IPConfig
 from muslin.errors import FailedPrecondition, NotFound
 from muslin.etcd import keys
 from muslin.rpc import node_of, remaining
-from services.endpoint import check, codec
+from services.endpoint import check, codec, sharing
 from services.endpoint.deadline import within
+from services.endpoint.records import WorkloadEndpoint
 
 if TYPE_CHECKING:
     from services.endpoint.server import EndpointApp
@@ -39,10 +42,11 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         call = dataclasses.replace(call, node=node_of(context, call.conf.nodename))
         async with within(remaining(context)):
             record = await self._app.attachments.add(call)
-        log.info("stored attachment=%s node=%s workload=%s addresses=%s", record.identity, record.node,
-                 record.workload, ",".join(record.addresses))
-        handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac)
-        return call.response(call.result, handed_on)
+        joined = record.network if record.network != call.network else ""
+        handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac,
+                                            bandwidth=record.bandwidth, joined=joined)
+        answer = dataclasses.replace(call.result, ips=_ips(record)) if joined else call.result
+        return call.response(answer, handed_on)
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
         """Remove the record of exactly this attachment; none there is a success."""
@@ -61,18 +65,26 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         """
         call = Invocation.parse(request.call, "")
         before = check.previous(call.conf.prev_result)
-        item = await self._app.store.get(keys.endpoint(call.network, call.container_id, call.ifname),
-                                         remaining(context))
         name = f"attachment {call.network}/{call.container_id}/{call.ifname}"
-        if item is None:
+        record, node = await self._record(call, remaining(context)), node_of(context, call.conf.nodename)
+        if record is None:
             raise NotFound(f"{name} has no endpoint")
-        record, node = codec.endpoint(item), node_of(context, call.conf.nodename)
         problems = list(check.differences(record, before))
         if record.node != node:
             problems.insert(0, f"node: the record says {record.node}, this is {node}")
         if problems:
             raise FailedPrecondition(f"{name}: {'; '.join(problems)}")
         return cni_pb2.CheckResponse()
+
+    async def _record(self, call: Invocation, timeout: float) -> WorkloadEndpoint | None:
+        """The record of an attachment, or outside Kubernetes the one that it has joined."""
+        store, where = self._app.store, (call.container_id, call.ifname)
+        item = await store.get(keys.endpoint(call.network, *where), timeout)
+        if item is None and not call.kubernetes:
+            first = sharing.first_of(await store.get(keys.endpoint_interface(*where), timeout))
+            item = await store.get(keys.endpoint(first, *where), timeout) if first else None
+        record = codec.endpoint(item) if item is not None else None
+        return record if record and call.network in (record.network, *record.joined) else None
 
     async def GC(self, request: cni_pb2.GCRequest, context: Context) -> cni_pb2.GCResponse:
         """Remove records of this network on this node, unless the configuration lists their attachments as valid."""
@@ -95,3 +107,7 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         netconf.parse(request.call.config)
         self._app.check_serving()
         return cni_pb2.StatusResponse()
+
+
+def _ips(record: WorkloadEndpoint) -> tuple[IPConfig, ...]:
+    return tuple(IPConfig(str(ipaddress.ip_interface(address))) for address in record.addresses)

@@ -77,6 +77,8 @@ class WorkloadEndpoint(msgspec.Struct, frozen=True):
     ports: tuple[NamedPort, ...] = ()
     netns: str = ""
     bandwidth: Bandwidth | None = None
+    joined: tuple[str, ...] = ()
+    """Other networks that the interface was added to; their profiles are among `profiles`."""
 
     @property
     def identity(self) -> str:

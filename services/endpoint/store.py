@@ -32,7 +32,7 @@ Decide = Callable[[Read], Mapping[str, bytes | None]]
 TRANSACTION_LIMIT = 128
 """Operations that etcd takes in one transaction, of each of its lists."""
 
-_EMPTY = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES)
+_OTHER = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES, keys.ENDPOINT_INTERFACES)
 """Keys without a record."""
 
 _CONFLICTS = 32
@@ -239,7 +239,7 @@ class Store:
         for record, sign in ((before, -1), (after, 1)):
             if record is not None:
                 self._counts[type(record)] += sign
-        if change.new and after is None and not change.key.startswith(_EMPTY):
+        if change.new and after is None and not change.key.startswith(_OTHER):
             self._damaged.add(change.key)
         else:
             self._damaged.discard(change.key)

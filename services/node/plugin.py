@@ -100,6 +100,8 @@ class Plugin(node_pb2_grpc.PluginServicer):
             raise FailedPrecondition(
                 f"host interface {wiring.host_interface} begins with none of {', '.join(self._prefixes)}, so it would "
                 "pass packets before its policy is in: start this daemon with --interface-prefix for it")
+        if invocation.context.joined:
+            return self._joined(invocation, wiring)
         remaining = context.time_remaining()
         deadline = (asyncio.get_running_loop().time()
                     + max(0.0, (ADD_SECONDS if remaining is None else remaining) - MARGIN_SECONDS))
@@ -110,6 +112,19 @@ class Plugin(node_pb2_grpc.PluginServicer):
             raise
         metrics.ADDS.labels("ok").inc()
         return invocation.response(answer(invocation.result, wiring, wired.mtu), invocation.context)
+
+    def _joined(self, invocation: Invocation, wiring: Wiring) -> cni_pb2.AddResponse:
+        """Outside Kubernetes a container's interface can be on a second network: it is there, and wired already."""
+        if self._shared(wiring.attachment, wiring.host_interface) is None:
+            raise FailedPrecondition(f"{wiring.attachment} is to share the interface that network "
+                                     f"{invocation.context.joined} gave the container, which is not wired on this node")
+        return invocation.response(answer(invocation.result, wiring, invocation.conf.mtu), invocation.context)
+
+    def _shared(self, attachment: Attachment, interface: str) -> Attachment | None:
+        """Another network's attachment by the same interface of the same container, which is wired."""
+        owner = self._attachments.owner(interface)
+        same = owner is not None and (owner.container_id, owner.ifname) == (attachment.container_id, attachment.ifname)
+        return owner if same and owner != attachment else None
 
     async def _add(self, invocation: Invocation, wiring: Wiring, deadline: float) -> Wired:
         attachment, interface = wiring.attachment, wiring.host_interface
@@ -162,6 +177,9 @@ class Plugin(node_pb2_grpc.PluginServicer):
         """Compare the kernel with what ADD answered; the error names every difference."""
         invocation = Invocation.parse(request.call, self._node)
         attachment = Attachment.from_message(invocation.attachment)
+        if shared := self._shared(attachment, _named(invocation)):
+            attachment = shared
+            invocation = dataclasses.replace(invocation, attachment=shared.to_message())
         expected = expected_of(invocation, self._attachments.interfaces.get(attachment))
 
         async def compare() -> list[str]:
