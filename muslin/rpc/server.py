@@ -7,8 +7,7 @@ import logging
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import uvloop
