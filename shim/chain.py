@@ -85,8 +85,8 @@ class Invocation:
         return messages.request(self.call(result, context))
 
 
-def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
-    """Run ADD and return the last service's result.
+def add(invocation: Invocation, caller: Caller, deadline: Deadline, result: bytes = b"") -> bytes:
+    """Run ADD and return the last service's result; `result` is what there is of one before.
 
     A call without an answer may have been carried out, so a step that failed is rolled back too, unless its service
     was not even reached. The rollback is the
@@ -97,7 +97,7 @@ def add(invocation: Invocation, caller: Caller, deadline: Deadline) -> bytes:
         CniError: a step failed; the rollback is done, or its details say what of it is not.
     """
     forward = deadline.earlier(deadline.left() * _RESERVE)
-    result = context = b""
+    context = b""
     for number, stage in enumerate(FORWARD, 1):
         answers, failed = _ask((stage,), "Add", invocation.request(result, context), caller, forward)
         steps: list[tuple[bytes, bytes]] = []

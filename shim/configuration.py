@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from shim import jsontext
+from shim import jsontext, log
 from shim.errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIGURATION, CniError
+from shim.log import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ class Configuration:
         targets: Path of the unix socket of each service.
         timeout: Seconds for the whole call, from `muslin.timeout`.
         state: Path of the directory that deletions are put off in, from `muslin.state_dir`.
+        log: From `log_level` and its kin, as Calico names them.
+        previous: prevResult.
     """
 
-    __slots__ = ("document", "ipam_type", "name", "state", "targets", "timeout", "version")
+    __slots__ = ("document", "ipam_type", "log", "name", "previous", "state", "targets", "timeout", "version")
 
     def __init__(self, version: str, document: Mapping[str, Value], ipam_type: str, targets: Mapping[str, str],
-                 timeout: float, state: str) -> None:
+                 timeout: float, state: str, log: Settings) -> None:
         self.version = version
         self.document = document
         self.name = _text(document, "name")
@@ -56,6 +59,8 @@ class Configuration:
         self.targets = targets
         self.timeout = timeout
         self.state = state
+        self.log = log
+        self.previous = _mapping(document, "prevResult")
 
 
 def parse(raw: bytes, command: str) -> Configuration:
@@ -75,9 +80,9 @@ def parse(raw: bytes, command: str) -> Configuration:
     for field in ("name", "type"):
         if not _text(document, field):
             raise _invalid(f"{field} is missing")
-    _mapping(document, "prevResult")
     own = _mapping(document, "muslin")
-    return Configuration(version, document, _ipam_type(document), _targets(own), _timeout(own), _state(own))
+    return Configuration(version, document, _ipam_type(document), _targets(own), _timeout(own), _state(own),
+                         _log(document))
 
 
 def _ipam_type(document: Mapping[str, Value]) -> str:
@@ -155,6 +160,26 @@ def _state(own: Mapping[str, Value]) -> str:
     if not path.startswith("/") or "\0" in path or not path.isprintable():
         raise _invalid(f"muslin.state_dir {path!r} must be an absolute path")
     return path.rstrip("/")
+
+
+def _log(document: Mapping[str, Value]) -> Settings:
+    """Calico's names; a level that it does not know means the default there, and so here."""
+    path = _text(document, "log_file_path") or log.DEFAULT_PATH
+    if not path.startswith("/") or "\0" in path:
+        raise _invalid(f"log_file_path {path!r} must be an absolute path; /dev/null is for none")
+    size = _number(document, "log_file_max_size", log.DEFAULT_SIZE >> 20)
+    return Settings(log.LEVELS.get(_text(document, "log_level").lower(), log.INFO), path, int(size * (1 << 20)),
+                    int(_number(document, "log_file_max_count", log.DEFAULT_COUNT)))
+
+
+def _number(document: Mapping[str, Value], field: str, default: float) -> float:
+    value = document.get(field)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1_000_000:
+        raise _invalid(f"{field} must be a number, more than 0 and at most 1000000, not "
+                       f"{value if isinstance(value, (int, float)) else _kind(value)}")
+    return value
 
 
 def _timeout(own: Mapping[str, Value]) -> float:

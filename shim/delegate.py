@@ -63,13 +63,20 @@ class Delegating:
             return outcome
         if isinstance(outcome, bytes):
             try:
-                if isinstance(jsontext.loads(outcome), dict):
-                    return messages.add_answer(outcome.strip())
+                if isinstance(result := jsontext.loads(outcome), dict):
+                    return messages.add_answer(self._with_previous(result, outcome.strip()))
             except jsontext.NotJson:
                 pass
             outcome = DelegateError(IO_FAILURE, f"{self._conf.ipam_type} printed no result but {excerpt(outcome)}")
         self._may_be_another = not outcome.unasked
         return outcome
+
+    def _with_previous(self, result: Mapping[str, jsontext.Value], raw: bytes) -> bytes:
+        """Its result, with what it leaves open taken from prevResult."""
+        previous = self._conf.previous
+        if not previous:
+            return raw
+        return jsontext.dumps({**previous, **{name: value for name, value in result.items() if value}}).encode()
 
     def _configuration(self, method: str, deadline: Deadline) -> bytes:
         """What it reads: the configuration as it is, or with the node's pod CIDRs filled in.

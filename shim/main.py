@@ -21,6 +21,7 @@ def main() -> NoReturn:
     if outcome.diagnostics:
         _write_all(2, outcome.diagnostics.encode("utf-8", "replace") + b"\n")
     delivered = _write_all(1, outcome.output)
+    outcome.log.write()
     posix._exit(outcome.status if delivered else 1)
 
 

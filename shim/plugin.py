@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from time import monotonic
 
-from shim import chain, configuration, delegate, environment, journal, jsontext, messages, trace
+from shim import chain, configuration, delegate, environment, jsontext, log, trace
 from shim.client import Client
+from shim.commands import COMMANDS, Call
 from shim.deadline import Deadline
-from shim.errors import IO_FAILURE, TRY_AGAIN_LATER, UNEXPECTED, CniError
+from shim.errors import UNEXPECTED, CniError, RpcError
 from shim.journal import Journal
+from shim.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
 
-    from shim.chain import Caller, Invocation
+    from shim.chain import Caller
+    from shim.environment import Environment
 
+    Calls: TypeAlias = Sequence[tuple[str, str, bytes]]
 
 _STATUS_SECONDS = 5.0  # runtimes ask for it about every five
 
@@ -27,142 +32,87 @@ class Outcome:
         status: Exit status of the process.
         output: All that goes to stdout.
         diagnostics: A line for stderr, "" for none.
+        log: To be written when the answer is given.
     """
 
-    __slots__ = ("diagnostics", "output", "status")
+    __slots__ = ("diagnostics", "log", "output", "status")
 
-    def __init__(self, status: int, output: bytes, diagnostics: str = "") -> None:
+    def __init__(self, status: int, output: bytes, diagnostics: str, said: Log) -> None:
         self.status = status
         self.output = output
         self.diagnostics = diagnostics
+        self.log = said
 
 
 def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outcome:
     """Carry out the command in the environment. Whatever happens, the outcome is CNI's."""
     began = monotonic()
-    raw, parent, command = b"", "", "call"
+    raw, command, what, said = b"", "call", "", Log()
     try:
         given = environment.read(environ)
         command = given.command
         parent = trace.traceparent(given.traceparent)
+        said.request_id = trace.request_id(parent)
         raw = read_stdin()
         if command == "VERSION":
-            return Outcome(0, _versions(configuration.requested_version(raw)))
+            return Outcome(0, _versions(configuration.requested_version(raw)), "", said)
         conf = configuration.parse(raw, command)
-        seconds = min(conf.timeout, _STATUS_SECONDS) if command == "STATUS" else conf.timeout
+        said.settings = conf.log
+        what = _subject(conf.name, given)
+        services: Caller = Client(conf.targets, parent)
+        if conf.log.level <= log.DEBUG:
+            services = _timed(services, said)
         invocation = chain.Invocation(given, raw, bool(conf.ipam_type))
-        services = Client(conf.targets, parent)
         caller = delegate.Delegating(services, conf, invocation, environ) if conf.ipam_type else services
-        call = Call(invocation, caller, services, Deadline(began + seconds), Journal(conf.state))
-        return Outcome(0, _COMMANDS[command](call), call.note)
+        seconds = min(conf.timeout, _STATUS_SECONDS) if command == "STATUS" else conf.timeout
+        call = Call(invocation, caller, services, Deadline(began + seconds), Journal(conf.state), conf.previous)
+        output = COMMANDS[command](call)
     except CniError as error:
         problem = error
     except BaseException as error:  # noqa: BLE001 - the runtime reads JSON, whatever went wrong
         problem = CniError(UNEXPECTED, f"{type(error).__name__}: {error}", f"a defect of the shim at {_place(error)}")
-    return _failure(problem, raw, command, trace.request_id(parent))
+    else:
+        level = log.WARNING if call.note else log.DEBUG if command == "STATUS" else log.INFO
+        took = f"{command}{what} took {1000 * (monotonic() - began):.1f} ms"
+        said.add(level, took + (call.note and f": {call.note}"))
+        return Outcome(0, output, call.note and log.one_line(f"muslin: {call.note}"), said)
+    said.add(log.ERROR, f"{command}{what} failed after {1000 * (monotonic() - began):.1f} ms: code {problem.code}: "
+                        f"{problem.message}" + (problem.details and f" ({problem.details})"))
+    return _failure(problem, raw, command, said)
 
 
-class Call:
-    """One command that services take part in.
-
-    Attributes:
-        note: What a command that succeeded has to say all the same, "" for nothing.
-    """
-
-    def __init__(self, invocation: Invocation, caller: Caller, services: Caller, deadline: Deadline,
-                 journal: Journal) -> None:
-        """`caller` is that of the chain; `services` is without a plugin in the place of one."""
-        self.invocation = invocation
-        self.caller = caller
-        self.services = services
-        self.deadline = deadline
-        self.journal = journal
-        self.note = ""
-
-    def add(self) -> bytes:
-        """ADD, after what is left to delete of the same attachment."""
-        self._catch_up()
-        try:
-            return chain.add(self.invocation, self.caller, self.deadline)
-        except CniError as error:
-            if error.unfinished:
-                error.details += f"; {self._put_off() or 'the rest of the rollback is put off until it can be done'}"
-            raise
-
-    def _catch_up(self) -> None:
-        """Do what was put off of this attachment: done later, it would tear down what ADD makes."""
-        given = self.invocation.environment
-        try:
-            for path, call in self.journal.of(given.container_id, given.ifname):
-                chain.delete(messages.request(call), self.services, self.deadline)
-                journal.remove(path)
-        except CniError as error:
-            error.message = f"an earlier DEL of this attachment is still to be done: {error.message}"
-            raise
-        except OSError as problem:
-            raise CniError(IO_FAILURE, f"{self.journal.directory}: {problem.strerror}") from None
-
-    def delete(self) -> bytes:
-        """DEL. What can not be done now and may be later is put off; a runtime that repeats it all could do no more."""
-        try:
-            chain.delete(self.invocation.request(), self.caller, self.deadline, self.invocation.delegated)
-        except CniError as error:
-            if not error.unfinished:
-                raise
-            if problem := self._put_off():
-                raise CniError(TRY_AGAIN_LATER, error.message, f"{error.details}; {problem}") from None
-            self.note = f"muslin: DEL is put off until it can be done: {error.message} ({error.details})"
-        return b""
-
-    def _put_off(self) -> str:
-        """Have the deletion done later; what is in the way of that, "" if nothing."""
-        given = self.invocation.environment
-        try:
-            self.journal.add(given.container_id, given.ifname, self.invocation.call())
-        except journal.Full as problem:
-            return f"it can not be put off: {problem}"
-        except OSError as problem:
-            return f"it can not be put off: {self.journal.directory}: {problem.strerror}"
-        return ""
-
-    def check(self) -> bytes:
-        """CHECK."""
-        chain.check(self.invocation, self.caller, self.deadline)
-        return b""
-
-    def collect(self) -> bytes:
-        """GC."""
-        chain.collect(self.invocation, self.caller, self.deadline)
-        return b""
-
-    def status(self) -> bytes:
-        """STATUS."""
-        chain.status(self.invocation, self.caller, self.deadline)
-        return b""
+def _subject(network: str, given: Environment) -> str:
+    """What a command is about, for the log."""
+    attachment = f" {network}/{given.container_id}/{given.ifname}" if given.container_id else f" {network}"
+    pairs = dict(pair.partition("=")[::2] for pair in given.args.split(";"))
+    pod = pairs.get("K8S_POD_NAME")
+    return f"{attachment} pod={pairs.get('K8S_POD_NAMESPACE', '')}/{pod}" if pod else attachment
 
 
-_COMMANDS: dict[str, Callable[[Call], bytes]] = {
-    "ADD": Call.add,
-    "DEL": Call.delete,
-    "CHECK": Call.check,
-    "GC": Call.collect,
-    "STATUS": Call.status,
-}
+def _timed(services: Caller, said: Log) -> Caller:
+    """The same, and how long each took goes to the log."""
+    def timed(calls: Calls, deadline: Deadline) -> list[bytes | RpcError]:
+        began = monotonic()
+        outcomes = services(calls, deadline)
+        asked = ", ".join(f"{service} {method.removeprefix('Plugin/')}" for service, method, _ in calls)
+        said.add(log.DEBUG, f"{asked}: {1000 * (monotonic() - began):.1f} ms")
+        return outcomes
+    return timed
 
 
 def _versions(requested: str) -> bytes:
     return _json({"cniVersion": requested, "supportedVersions": configuration.SUPPORTED})
 
 
-def _failure(problem: CniError, raw: bytes, command: str, request_id: str) -> Outcome:
-    details = "; ".join(part for part in (problem.details, request_id and f"request {request_id}") if part)
+def _failure(problem: CniError, raw: bytes, command: str, said: Log) -> Outcome:
+    details = "; ".join(part for part in (problem.details, said.request_id and f"request {said.request_id}") if part)
     diagnostics = f"muslin: {command} failed: code {problem.code}: {problem.message}" + (details and f" ({details})")
     return Outcome(1, _json({
         "cniVersion": configuration.version_for_error(raw),
         "code": problem.code,
         "msg": problem.message,
         "details": details,
-    }), diagnostics)
+    }), log.one_line(diagnostics), said)
 
 
 def _json(value: Mapping[str, str | int | tuple[str, ...]]) -> bytes:

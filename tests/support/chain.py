@@ -237,7 +237,7 @@ ATTACHMENT = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME
 
 def configuration(socket: Path, **more: Any) -> dict[str, Any]:
     """A network configuration whose services are all behind one socket, and that keeps its files beside it."""
-    return {"cniVersion": "1.1.0", "name": "net", "type": "muslin", **more,
+    return {"cniVersion": "1.1.0", "name": "net", "type": "muslin", "log_file_path": str(socket.parent / "log"), **more,
             "muslin": {"socket": str(socket), "state_dir": str(socket.parent / "state"), **more.get("muslin", {})}}
 
 

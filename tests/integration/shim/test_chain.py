@@ -284,6 +284,27 @@ async def test_one_service_down_is_named_with_its_socket_and_the_rest_rolled_bac
     assert stages(chain) == [FORWARD[0], BACKWARD[-1]]
 
 
+PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "dummy0", "mac": "02:00:00:00:00:01"}],
+            "dns": {"nameservers": ["10.0.0.1"]}}
+
+
+async def test_what_plugins_before_us_made_is_handed_on(plugin: Path, chain: Chain, socket: Path) -> None:
+    done = await invoke(plugin, "ADD", configuration(socket, prevResult=PREVIOUS))
+    assert json.loads(done.stdout) == {**PREVIOUS, "steps": STEPS}
+
+
+@pytest.mark.parametrize("addresses", [{"ips": [{"address": "10.0.0.2/24"}]}, {"ip4": {"ip": "10.0.0.2/24"}}])
+async def test_another_plugin_has_given_the_pod_its_interface_already(
+        plugin: Path, chain: Chain, socket: Path, addresses: dict[str, object]) -> None:
+    """The services would take its addresses for those of our interface."""
+    config = configuration(socket, prevResult={**PREVIOUS, **addresses})
+    error = (await invoke(plugin, "ADD", config)).error
+    assert error["code"] == 7
+    assert error["msg"].startswith("prevResult has addresses: this plugin makes the pod's interface")
+    assert chain.steps == []
+    assert (await invoke(plugin, "DEL", config)).status == 0
+
+
 async def test_thirty_at_once(plugin: Path, chain: Chain, socket: Path) -> None:
     """Each invocation gets the answers to its own calls."""
     done = await asyncio.gather(*(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from muslin.cni import versions
-from shim import configuration
+from shim import configuration, log
 from shim.errors import CniError
 
 
@@ -40,6 +40,21 @@ def test_own_settings() -> None:
     assert found.targets == {"ipam": "/i", "policy": "/s", "endpoint": "/s", "node": "/n"}
 
 
+def test_the_log_is_set_with_calicos_names() -> None:
+    defaults = configuration.parse(config(), "ADD").log
+    assert (defaults.level, defaults.path, defaults.size, defaults.count) == (
+        log.INFO, "/var/log/muslin/shim.log", 10 << 20, 3)
+    own = configuration.parse(config(log_file_path="/l", log_file_max_size=1, log_file_max_count=2), "ADD").log
+    assert (own.path, own.size, own.count) == ("/l", 1 << 20, 2)
+
+
+@pytest.mark.parametrize(("name", "level"), [
+    ("DEBUG", log.DEBUG), ("debug", log.DEBUG), ("INFO", log.INFO), ("Warning", log.WARNING), ("warn", log.WARNING),
+    ("ERROR", log.ERROR), ("fatal", log.FATAL), ("panic", log.FATAL), ("", log.INFO), ("chatty", log.INFO)])
+def test_levels_have_calicos_names(name: str, level: int) -> None:
+    assert configuration.parse(config(log_level=name), "ADD").log.level == level
+
+
 def test_null_is_as_good_as_nothing() -> None:
     raw = config(cniVersion=None, prevResult=None, muslin={"socket": None, "timeout": None, "targets": None})
     found = configuration.parse(raw, "ADD")
@@ -63,6 +78,12 @@ def test_an_unsupported_version_lists_the_supported_ones(version: str) -> None:
 
 
 @pytest.mark.parametrize(("fields", "named"), [
+    ({"log_level": 1}, "log_level must be a string, not a number"),
+    ({"log_file_path": "shim.log"}, "log_file_path 'shim.log' must be an absolute path"),
+    ({"log_file_max_size": 0}, "log_file_max_size must be a number, more than 0 and at most 1000000, not 0"),
+    ({"log_file_max_count": "x"}, "log_file_max_count must be a number, more than 0 and at most 1000000, not a string"),
+    ({"muslin": {"state_dir": "state"}}, "muslin.state_dir 'state' must be an absolute path"),
+    ({"ipam": {"type": "a/b"}}, "ipam.type 'a/b' is not the name of a plugin for addresses"),
     ({"cniVersion": 1}, "cniVersion must be a string, not a number"),
     ({"name": ["x"]}, "name must be a string, not a list"),
     ({"name": ""}, "name is missing"),
