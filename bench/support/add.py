@@ -27,6 +27,8 @@ from bench.support.figures import quantiles, row
 from bench.support.processes import Cost, Program
 
 AT_ONCE = 30
+FULL = 200
+"""Pods on the node when it is called full."""
 _WIDTHS = (14, 12, 7, 7, 12, 7, 7, 14, 11, 20)
 _WARM = 3  # rounds before those that count: caches, first block, first rules
 
@@ -60,9 +62,9 @@ class Bench:
             for contender in self._contenders:
                 container, namespace = next(self._containers), self._namespaces[0]
                 before = self._cpu(contender)
-                add = processes.run(contender.program("ADD", container, namespace))
+                add = contender.run("ADD", container, namespace)
                 served = self._cpu(contender) - before
-                delete = processes.run(contender.program("DEL", container, namespace))
+                delete = contender.run("DEL", container, namespace)
                 if number >= 0:
                     figures = self.figures[contender.name]
                     figures.adds.append(add)
@@ -73,11 +75,29 @@ class Bench:
         """Many ADDs at once, each contender in turn."""
         for _ in range(bursts):
             for contender in self._contenders:
+                if contender.after is not None:
+                    continue  # its second plugin begins when its first has ended: that would be our own pace
                 pods = [(next(self._containers), namespace) for namespace in self._namespaces]
                 began = time.perf_counter()
                 self._all(contender, "ADD", pods)
                 self.figures[contender.name].bursts.append(time.perf_counter() - began)
                 self._all(contender, "DEL", pods)
+
+    def full(self, contender: Contender, namespaces: Sequence[Path], rounds: int) -> dict[str, float]:
+        """ADD, one at a time, on a node that has a pod in each of the namespaces, and MB of the node's daemon."""
+        assert self._services
+        pods = [(next(self._containers), namespace) for namespace in namespaces]
+        for first in range(0, len(pods), AT_ONCE):
+            self._all(contender, "ADD", pods[first:first + AT_ONCE])
+        adds = []
+        for _ in range(rounds):
+            container, namespace = next(self._containers), self._namespaces[0]
+            adds.append(contender.run("ADD", container, namespace).wall)
+            contender.run("DEL", container, namespace)
+        resident = processes.resident(self._services, "services.node")
+        for first in range(0, len(pods), AT_ONCE):
+            self._all(contender, "DEL", pods[first:first + AT_ONCE])
+        return {"pods": len(pods), "add_p50_ms": 1000 * statistics.median(adds), "node_mb": resident}
 
     def _all(self, contender: Contender, command: str, pods: Sequence[tuple[str, Path]]) -> None:
         started = [processes.start(contender.program(command, *pod)) for pod in pods]
@@ -109,7 +129,7 @@ def summary(figures: Figures) -> dict[str, Any]:
         "del": quantiles([cost.wall for cost in figures.dels]),
         "add_cpu_ms": 1000 * statistics.mean(cost.cpu for cost in figures.adds),
         "services_cpu_ms": 1000 * statistics.mean(figures.services_cpu),
-        "adds_per_s": AT_ONCE / statistics.median(figures.bursts),
+        "adds_per_s": AT_ONCE / statistics.median(figures.bursts) if figures.bursts else None,
     }
 
 
@@ -121,7 +141,8 @@ def ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
             out[f"add_p50_vs_{name}"] = ours["add"]["p50_ms"] / theirs["add"]["p50_ms"]
             out[f"add_p99_vs_{name}"] = ours["add"]["p99_ms"] / theirs["add"]["p99_ms"]
             out[f"del_p50_vs_{name}"] = ours["del"]["p50_ms"] / theirs["del"]["p50_ms"]
-            out[f"adds_per_s_vs_{name}"] = ours["adds_per_s"] / theirs["adds_per_s"]
+            if theirs["adds_per_s"]:
+                out[f"adds_per_s_vs_{name}"] = ours["adds_per_s"] / theirs["adds_per_s"]
     return out
 
 
@@ -133,7 +154,8 @@ def table(figures: dict[str, dict[str, Any]], starts: dict[str, dict[str, float]
     for name, found in figures.items():
         services = f"{found['services_cpu_ms']:.1f}" if name == "muslin" else "-"
         times = [f"{value:.1f}" for value in (*found["add"].values(), *found["del"].values(), found["add_cpu_ms"])]
-        lines.append(row((name, *times, services, f"{found['adds_per_s']:.0f}"), _WIDTHS))
+        together = f"{found['adds_per_s']:.0f}" if found["adds_per_s"] else "-"
+        lines.append(row((name, *times, services, together), _WIDTHS))
     lines += [row((name, *(f"{value:.1f}" for value in found.values())), _WIDTHS) for name, found in starts.items()]
     return "\n".join(lines)
 
@@ -147,7 +169,8 @@ def entrants(stack: ExitStack, directory: Path) -> tuple[list[Contender], int | 
         services = running.pid
     except node.CanNotRun as problem:
         print(f"without muslin: {problem}", file=sys.stderr)
-    for contender in (contenders.bridge(directory / "bridge"), contenders.ptp(directory / "ptp")):
+    for contender in (contenders.bridge(directory / "bridge"), contenders.ptp(directory / "ptp"),
+                      contenders.kind(directory / "kind")):
         if contender.plugin.exists():
             fields.append(contender)
         else:
@@ -162,18 +185,24 @@ def measure(rounds: int, bursts: int) -> int:
         raise node.CanNotRun(f"{contenders.SHIM} is not there: make setup")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="muslin-bench-")))
-        namespaces = stack.enter_context(node.pods(AT_ONCE))
+        namespaces = stack.enter_context(node.pods(AT_ONCE + FULL))
         node.move()
         fields, services = entrants(stack, directory)
-        bench = Bench(fields, namespaces, services)
+        bench = Bench(fields, namespaces[:AT_ONCE], services)
         bench.alone(rounds)
         bench.together(bursts)
+        full = bench.full(fields[0], namespaces[AT_ONCE:], rounds) if services else None
         starts = {name: quantiles([cost.wall for cost in costs]) for name, costs in reference(rounds).items()}
     figures = {name: summary(found) for name, found in bench.figures.items()}
     print(table(figures, starts))
+    rates = ratios(figures)
+    if full:
+        rates["add_p50_full_vs_empty"] = full["add_p50_ms"] / figures["muslin"]["add"]["p50_ms"]
+        print(f"muslin with {full['pods']} pods on the node: ADD p50 {full['add_p50_ms']:.1f} ms, "
+              f"node daemon {full['node_mb']:.0f} MB")
     built = "static" if contenders.SHIM.read_bytes().startswith(b"\x7fELF") else "script"
     print(json.dumps({"bench": "add", "rounds": rounds, "shim": built, "figures": figures, "starts": starts,
-                      "ratios": ratios(figures)}))
+                      "full": full, "ratios": rates}))
     return 0 if "muslin" in figures else 1
 
 

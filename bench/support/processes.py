@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Cost", "Failed", "Program", "finish", "run", "start", "tree_cpu"]
+__all__ = ["Cost", "Failed", "Program", "finish", "resident", "run", "start", "tree_cpu"]
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -28,10 +28,11 @@ class Program:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds from exec to exit, and seconds of CPU of the process and the children it waited for."""
+    """Seconds from exec to exit, seconds of CPU of the process and the children it waited for, and what it printed."""
 
     wall: float
     cpu: float
+    said: str = ""
 
 
 @dataclass
@@ -76,7 +77,7 @@ def finish(started: Started) -> Cost:
     if status:
         command = started.program.environment.get("CNI_COMMAND", "")
         raise Failed(f"{started.program.arguments[0]} {command}: exit {os.waitstatus_to_exitcode(status)}: {said}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, said)
 
 
 def run(program: Program) -> Cost:
@@ -86,6 +87,16 @@ def run(program: Program) -> Cost:
         Failed: it did not succeed.
     """
     return finish(start(program))
+
+
+def resident(root: int, named: str) -> float:
+    """MB that the one process below a process has in memory whose command line holds a name."""
+    for children in Path(f"/proc/{root}/task").glob("*/children"):
+        for pid in children.read_text(encoding="utf-8").split():
+            if named.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+                return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    raise Failed(f"no process of {named} below {root}")
 
 
 def tree_cpu(root: int) -> float:

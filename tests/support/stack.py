@@ -30,11 +30,12 @@ class Pod:
     netns: Path
     namespace: str = "default"
     name: str = ""
+    ifname: str = "eth0"
 
     @property
     def environment(self) -> dict[str, str]:
         name = self.name or self.container
-        return {"CNI_CONTAINERID": self.container, "CNI_NETNS": str(self.netns), "CNI_IFNAME": "eth0",
+        return {"CNI_CONTAINERID": self.container, "CNI_NETNS": str(self.netns), "CNI_IFNAME": self.ifname,
                 "CNI_PATH": str(SHIM.parent),
                 "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={self.namespace};K8S_POD_NAME={name}"}
 
