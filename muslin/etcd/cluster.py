@@ -131,13 +131,18 @@ class Connection:
         """Note that the member has just said something."""
         self._heard = time.monotonic()
 
+    @property
+    def silence(self) -> float:
+        """Seconds since it last said something."""
+        return time.monotonic() - self._heard
+
     async def probe(self, timeout: float) -> None:
         """Find out whether the member is alive; it counts as alive for `timeout` seconds after it said something.
 
         A frozen process keeps its connections, and gRPC's keepalive needs up to nine seconds to tell: etcd allows no
         shorter one. So the member is asked for something that it can answer alone. Raises TimedOut or Unavailable.
         """
-        if time.monotonic() - self._heard < timeout:
+        if self.silence < timeout:
             return
         try:
             await self.kv.Range(pb.RangeRequest(key=b"\0", serializable=True, count_only=True), timeout=timeout)

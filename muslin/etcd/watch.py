@@ -56,6 +56,7 @@ class Watch:
         self._next = revision
         self._timeout = timeout
         self._cluster_id = 0
+        self._lost: MuslinError | None = None  # why the guard has ended the present stream
         self._settled = math.inf  # when the present stream will be a success
         self._batches = self._follow()
 
@@ -98,6 +99,8 @@ class Watch:
     async def _stream(self, connection: Connection) -> AsyncGenerator[WatchBatch, None]:
         """One stream on one member; ends by raising."""
         call = connection.watch.Watch(metadata=REQUIRE_LEADER)
+        self._lost = None
+        guard = asyncio.create_task(self._guard(connection, call), name=f"etcd-watch-guard-{connection.address}")
         try:
             await self._open(connection, call)
             while True:
@@ -114,7 +117,22 @@ class Watch:
             self._cluster.avoid(connection)
             raise
         finally:
+            guard.cancel()
             call.cancel()
+            await asyncio.wait([guard])
+
+    async def _guard(self, connection: Connection, call: Call) -> None:
+        """End the call if the member has been silent for a while and does not answer either."""
+        pause = _SILENCE
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await connection.probe(_SILENCE)
+            except (TimedOut, Unavailable) as problem:
+                self._lost = problem
+                call.cancel()
+                return
+            pause = max(0.0, _SILENCE - connection.silence)
 
     async def _open(self, connection: Connection, call: Call) -> None:
         first, end = wire.prefix_range(self._prefix)
@@ -134,17 +152,15 @@ class Watch:
         self._settled = time.monotonic() + _SETTLED
 
     async def _read(self, connection: Connection, call: Call) -> pb.WatchResponse:
-        reading = asyncio.ensure_future(call.read())
-        # When the probe fails first, nobody asks for this one's failure any more: that is no error to be logged.
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            while not (await asyncio.wait([reading], timeout=_SILENCE))[0]:
-                await connection.probe(_SILENCE)
-        finally:
-            reading.cancel()
-        if reading.cancelled():  # not by us: the channel was closed
-            raise Cancelled(f"watch {self._prefix}: the client of etcd at {self._cluster.names} was closed")
-        response = reading.result()
+            response = await call.read()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            if self._lost:
+                raise self._lost from None
+            raise Cancelled(f"watch {self._prefix}: the client of etcd at {self._cluster.names} was closed") from None
         connection.heard()
         if not isinstance(response, pb.WatchResponse):
             raise Unavailable(f"etcd at {connection.address} ended the watch")
