@@ -155,22 +155,40 @@ async def test_arguments(runtime: Runtime, arguments: str | None) -> None:
     assert done.status == 0, done
 
 
-@must("ADD", "prevResult, given to the first of a list, is passed through or changed where that is fit", "2, ADD",
-      since="1.0.0")
+def _earlier(version: str, **more: Any) -> dict[str, Any]:
+    """The result of a plugin before this one, that made an interface on the host."""
+    return {"cniVersion": version, "interfaces": [{"name": "earlier0", "mac": "02:00:00:00:00:01"}], **more}
+
+
+@must("ADD", "prevResult, given to the first of a list, is passed through", "2, ADD", since="1.0.0")
 async def test_previous_result(runtime: Runtime) -> None:
     attachment = runtime.sandbox()
-    earlier = {"cniVersion": runtime.version, "interfaces": [{"name": "earlier0", "mac": "02:00:00:00:00:01"}],
-               "ips": [{"address": "192.0.2.7/24", "interface": 0}],
-               "routes": [{"dst": "198.51.100.0/24"}], "dns": {"nameservers": ["192.0.2.53"]}}
-    result = await runtime.add(attachment, prevResult=earlier)
+    result = await runtime.add(attachment, prevResult=_earlier(runtime.version))
     assert schema.faults_of_result(result, runtime.version) == []
     assert "earlier0" in [interface["name"] for interface in result["interfaces"]]
-    assert "192.0.2.7/24" in addresses_of(result)
-    index = next(entry["interface"] for entry in result["ips"] if entry["address"] == "192.0.2.7/24")
-    assert result["interfaces"][index]["name"] == "earlier0"
-    own = [entry for entry in result["ips"] if entry["address"] != "192.0.2.7/24"]
-    assert own
-    assert {entry["address"] for entry in own} <= kernel.links(attachment.netns)[attachment.ifname].addresses
+    own = next(number for number, interface in enumerate(result["interfaces"])
+               if (interface["name"], interface.get("sandbox")) == (attachment.ifname, str(attachment.netns)))
+    assert {entry["interface"] for entry in result["ips"]} == {own}
+    assert set(addresses_of(result)) <= kernel.links(attachment.netns)[attachment.ifname].addresses
+
+
+@must("ADD", "addresses in prevResult are passed through or, if the plugin can not do that, refused: never dropped",
+      "2, ADD", since="1.0.0")
+async def test_previous_result_with_addresses(runtime: Runtime) -> None:
+    attachment = runtime.sandbox()
+    before = runtime.plugin.traces()
+    earlier = _earlier(runtime.version, ips=[{"address": "192.0.2.7/24", "interface": 0}])
+    done = await runtime.call("ADD", attachment, runtime.config(prevResult=earlier))
+    if done.status:
+        error_of(done, 2, 7)
+        assert runtime.plugin.traces() == before
+        return
+    result = json.loads(done.stdout)
+    assert schema.faults_of_result(result, runtime.version) == []
+    indices = {entry["address"]: entry.get("interface") for entry in result["ips"]}
+    assert result["interfaces"][indices.pop("192.0.2.7/24")]["name"] == "earlier0"
+    assert indices
+    assert set(indices) <= kernel.links(attachment.netns)[attachment.ifname].addresses
 
 
 def _inside(path: Path) -> tuple[Any, Any]:

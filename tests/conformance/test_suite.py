@@ -86,7 +86,8 @@ esac
 
 CAUGHT = ["test_truth_of_the_result", "test_again", "test_interface_of_somebody_else", "test_no_namespace",
           "test_second_interface", "test_damage", "test_bad_list", "test_container_id", "test_command",
-          "test_name_of_the_network", "test_incompatible", "test_previous_result"]
+          "test_name_of_the_network", "test_incompatible", "test_previous_result",
+          "test_previous_result_with_addresses"]
 
 
 @pytest.mark.root
