@@ -157,7 +157,7 @@ def _shared(call: Invocation, own: WorkloadEndpoint, before: KeyValue | None, re
         return {codec.key_of(other): codec.encode(record)}, record
     record = sharing.kept(own, before)
     interface = keys.endpoint_interface(call.container_id, call.ifname)
-    return {codec.key_of(own): codec.encode(record), interface: call.network.encode()}, record
+    return {codec.key_of(own): codec.encode(record), interface: sharing.claim(call.network)}, record
 
 
 def _pod(call: Invocation, read: Read) -> Pod | None:

@@ -10,7 +10,7 @@ import msgspec
 from muslin import selectors
 from muslin.errors import AlreadyExists, Conflict, Corrupt, FailedPrecondition, InvalidArgument, NotFound
 from muslin.etcd import KeyValue, keys
-from services.endpoint import codec
+from services.endpoint import codec, sharing
 from services.endpoint.records import NAMESPACE_LABEL, WorkloadEndpoint, follow
 from services.endpoint.store import Read, Store
 
@@ -145,7 +145,7 @@ def _making(read: Read, record: WorkloadEndpoint) -> Mapping[str, bytes | None]:
     """What to write for a new record: outside Kubernetes also that the interface is its network's, if nobody's."""
     writes: dict[str, bytes | None] = {codec.key_of(record): codec.encode(record)}
     if not record.pod and read(interface := keys.endpoint_interface(record.container_id, record.ifname)) is None:
-        writes[interface] = record.network.encode()
+        writes[interface] = sharing.claim(record.network)
     return writes
 
 

@@ -7,7 +7,7 @@ endpoints/ATTACHMENT   `records.WorkloadEndpoint`
 pods/NAMESPACE/NAME    `records.Pod`
 namespaces/NAME        `records.Namespace`
 nodes/NAME             `records.Node`
-interfaces/CONT/IF     name of a network, see `sharing`
+interfaces/CONT/IF     the name of a network, see `sharing`
 barrier, fences/XX     empty; only their revisions mean something
 ====================  =============================================
 """

@@ -18,7 +18,15 @@ from services.endpoint.store import Read
 
 def first_of(item: KeyValue | None) -> str:
     """The network that an interface's record belongs to, from the interface's key; empty if there is none."""
-    return item.value.decode(errors="replace") if item is not None else ""
+    try:
+        return msgspec.json.decode(item.value, type=str) if item is not None else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+
+
+def claim(network: str) -> bytes:
+    """What an interface's key says of the network that its record belongs to."""
+    return msgspec.json.encode(network)
 
 
 def owner(read: Read, network: str, container_id: str, ifname: str) -> WorkloadEndpoint | None:

@@ -86,6 +86,24 @@ async def test_pods_that_arrive_after_they_were_forgotten(etcd: EtcdServer, clie
         assert list(await client.pods()) == [], "both are one transaction: the one that was forgotten takes the other"
 
 
+async def test_a_deletion_that_arrives_after_its_pod_was_applied_again(etcd: EtcdServer, client: Client) -> None:
+    await client.apply(pod(labels={"v": "1"}))
+    async with withheld(etcd, keys.pod("prod", "web"), lambda dying: dying.forget("web")) as arrive:
+        await client.forget("web")
+        await client.apply(pod(labels={"v": "2"}))
+        await arrive()
+        assert [dict(known.labels) for known in await client.pods()] == [{"v": "2"}]
+
+
+async def test_a_del_that_arrives_after_its_attachment_was_added_again(etcd: EtcdServer, client: Client) -> None:
+    await client.add(call(1))
+    async with withheld(etcd, KEY, lambda dying: dying.delete(call(1))) as arrive:
+        await client.delete(call(1))
+        await client.add(call(1))
+        await arrive()
+        await client.get(1)
+
+
 async def test_nodes_that_arrive_after_they_were_forgotten(etcd: EtcdServer, client: Client) -> None:
     async with withheld(etcd, keys.node("n1"), lambda dying: dying.apply_node("n1")) as arrive:
         await client.forget_node("n1")

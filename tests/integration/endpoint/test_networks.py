@@ -138,6 +138,15 @@ async def test_collection_leaves_the_other_network(etcd: EtcdServer, client: Cli
     assert await left_behind(etcd) == []
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b'"a/b"', b"[]"])
+async def test_a_damaged_key_of_an_interface_is_written_anew(etcd: EtcdServer, client: Client, damage: bytes) -> None:
+    async with Etcd([etcd.endpoint]) as store:
+        await store.put(keys.endpoint_interface("c1", "eth0"), damage)
+    await client.add(plain("blue"))
+    await client.add(plain("red"))
+    assert await shared(client) == [("blue", ["blue", "red"])]
+
+
 async def test_an_interface_whose_record_was_lost_is_taken_over(etcd: EtcdServer, client: Client) -> None:
     await client.add(plain("blue"))
     async with Etcd([etcd.endpoint]) as store:
