@@ -91,3 +91,17 @@ def test_names_that_are_none_are_refused_with_their_place() -> None:
         with pytest.raises(InvalidArgument, match=r"^names\[1\] "):
             convert.names(["a", name])
     assert convert.names(["b", "a", "b"]) == ["b", "a"]
+
+
+def test_an_endpoint_comes_back_as_it_was_sent() -> None:
+    """What a node sends of what was wired, after a record was lost; the label of the namespace is made here."""
+    sent = endpoint_pb2.WorkloadEndpoint(
+        attachment=cni_pb2.Attachment(network="net", container_id="c1", ifname="eth0"), node="n", orchestrator="k8s",
+        workload="prod.web", namespace="prod", pod="web", pod_uid="u", service_account="sa",
+        labels={"a": "b", "calico/k8s_ns": "prod"}, addresses=["10.0.0.1", "fd00::1"], profiles=["k8s_ns.prod"],
+        host_interface="cali1", mac="0a:00:00:00:00:01", ports=[port()], netns="/run/netns/x", revision=7)
+    assert convert.endpoint_message(convert.endpoint(sent, "e", ""), 7) == sent
+    sent.ClearField("node")
+    assert convert.endpoint(sent, "e", "caller").node == "caller"
+    with pytest.raises(InvalidArgument, match="e.node is missing"):
+        convert.endpoint(sent, "e", "")
