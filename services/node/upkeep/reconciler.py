@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 
 from muslin.errors import MuslinError
+from muslin.tasks import TaskSet
 from services.node import metrics
 from services.node.attachment import Attachment
 from services.node.attachments import Attachments
@@ -55,6 +55,7 @@ class Reconciler:
         self._records, self._mirror, self._chain, self._gate = records, mirror, chain, gate
         self._node = mirror.node
         self._wake = asyncio.Event()
+        self._cleaning: asyncio.Task[None] | None = None
         self._links: dict[Attachment, int] = {}
         self._indexes: dict[int, Attachment] = {}
         self._problems: dict[tuple[str, Attachment], str] = {}
@@ -94,8 +95,8 @@ class Reconciler:
         if gone is None or any(each.index in self._indexes for each in gone):
             self._wake.set()
 
-    async def run(self) -> None:
-        """Look, for ever."""
+    async def run(self, tasks: TaskSet) -> None:
+        """Look, for ever. What has to ask other services is a task of its own: they may take their time."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -110,11 +111,13 @@ class Reconciler:
             if everything:
                 due = loop.time() + LOOK_SECONDS
             try:
-                await self._look(everything)
+                host = await self._look()
+                if everything and (self._cleaning is None or self._cleaning.done()):
+                    self._cleaning = tasks.spawn("cleaning", self._clean_up(host))
             except MuslinError as error:
                 log.warning("can not look after what is wired: %s", error)
 
-    async def _look(self, everything: bool) -> None:
+    async def _look(self) -> Host:
         links, records = dict(self._links), self._records.all()
         host = await self._kernel.run(partial(look, wirings=[record.wiring for record in records.values()]))
         found = Counter[str]()
@@ -124,12 +127,18 @@ class Reconciler:
                 await self._one(host, attachment, index, records.get(attachment), found)
         for what, times in found.items():
             metrics.REPAIRS.labels(what).inc(times)
-        if everything:
+        return host
+
+    async def _clean_up(self, host: Host) -> None:
+        """What takes two looks to be sure."""
+        try:
             await self._strange(host)
-            await self._gone(records, host)
+            await self._gone(host)
             if self._mirror.current:
                 await self._given_back()
                 await self._swept(host)
+        except MuslinError as error:
+            log.warning("can not clean up: %s", error)
         metrics.LOST_LINKS.set(sum(kind == "gone" for kind, _ in self._problems))
 
     async def _one(self, host: Host, attachment: Attachment, index: int, record: Record | None,
@@ -198,46 +207,53 @@ class Reconciler:
         self.wired(attachment, index)
         self._enforcer.submit(Claim(attachment, interface))
 
-    async def _gone(self, records: Mapping[Attachment, Record], host: Host) -> None:
+    async def _gone(self, host: Host) -> None:
         """Records of attachments that are not wired any more."""
         owned = host.owned
-        lost = {attachment: record for attachment, record in records.items()
+        lost = {attachment: record for attachment, record in self._records.all().items()
                 if attachment not in self._attachments.interfaces and attachment not in owned
-                and self._records.get(attachment) == record and self._idle(attachment)}
+                and self._idle(attachment)}
         for key in [key for key in self._problems if key[0] == "gone" and key[1] not in lost]:
             del self._problems[key]
         for attachment, record in lost.items():
             self._problems.setdefault(("gone", attachment), _gone_words(record.host_interface))
         dead = {attachment: record.boot for attachment, record in lost.items() if record.sandbox_gone}
         for attachment in self._vanished.look(dead):
-            await self._clean(lost[attachment])
+            if not await self._clean(lost[attachment]):
+                break  # the services are away
 
-    async def _clean(self, record: Record) -> None:
-        """As DEL would, for a pod whose namespace is gone."""
+    async def _clean(self, record: Record) -> bool:
+        """As DEL would, for a pod whose namespace is gone; False if it has to wait."""
         attachment = record.attachment
         async with self._gate.closed(_key(attachment)) as ours:
-            if not ours or attachment in self._attachments.interfaces:
-                return
+            if not ours or self._records.get(attachment) != record or attachment in self._attachments.interfaces:
+                return True
             failures = await self._chain.delete(call_of(attachment, record.netns, record.args))
         if any(map(passing, failures)):
             log.info("%s, whose namespace is gone, can not be cleaned up yet: %s", attachment,
                      "; ".join(failure.message for failure in failures))
             # The own part is done, with the record: what is left needs it.
             self._records.put(record)
-            return
+            return False
         for failure in failures:
             log.error("cleaning up %s: %s", attachment, failure.message)
         self._records.remove([attachment])
         self._problems.pop(("gone", attachment), None)
         metrics.CLEANED.labels("pod").inc()
         log.info("cleaned up %s, whose namespace is gone", attachment)
+        return True
 
     async def _given_back(self) -> None:
         """Records of pods that are wired here, and that the endpoint service has not."""
         held = self._records.all()
         missing = {attachment: index for attachment, index in self._links.items()
-                   if attachment not in self._mirror.records and attachment in held and self._idle(attachment)}
+                   if attachment not in self._mirror.records and self._idle(attachment)}
         sure = self._missing.look(missing)
+        for attachment in sure:
+            if attachment not in held:
+                self._problems["record", attachment] = ("it has no record, neither here nor at the endpoint service, "
+                                                        "so no policy: make the pod anew")
+        sure = [attachment for attachment in sure if attachment in held]
         if not sure:
             return
         try:
@@ -251,10 +267,10 @@ class Reconciler:
             self._problems.pop(("record", attachment), None)
             log.warning("the endpoint service had lost the record of %s: it has it again", attachment)
         for refusal in answer.refused:
-            attachment, words = Attachment.from_message(refusal.attachment), f"has no record: {refusal.reason}"
+            attachment, words = Attachment.from_message(refusal.attachment), f"it has no record: {refusal.reason}"
             if self._problems.get(("record", attachment)) != words:
                 metrics.RESTORED.labels("refused").inc()
-                log.error("%s %s", attachment, words)
+                log.error("%s: %s", attachment, words)
             self._problems["record", attachment] = words
 
     async def _swept(self, host: Host) -> None:

@@ -80,7 +80,7 @@ class Upkeep:
         """Begin, once the daemon can delete."""
         tasks.spawn("records", self._mirror.run())
         tasks.spawn("deletions", self._replay.run())
-        tasks.spawn("reconciler", self._reconciler.run())
+        tasks.spawn("reconciler", self._reconciler.run(tasks))
 
     def wired(self, invocation: Invocation, wiring: Wiring, index: int) -> None:
         """An ADD has wired an attachment; it is locked."""
@@ -154,7 +154,13 @@ class Upkeep:
         known = self.records.get(attachment)
         if known is None and endpoint.host_interface != interface:
             return  # a record that does not say how it is wired
-        self.records.put(from_endpoint(endpoint, self.records.boot, known))
+        record = from_endpoint(endpoint, self.records.boot, known)
+        try:
+            _ = record.wiring
+        except ValueError as error:
+            log.warning("the endpoint service's record of %s is damaged: %s", attachment, error)
+            return
+        self.records.put(record)
 
 
 async def _nobody(_: object) -> None:
