@@ -207,6 +207,47 @@ def explain(source: str, destination: str, port: int, proto: str, run_dir: Path)
 cli.add_command(ipam)
 cli.add_command(completion)
 
+_bin_dir = click.option("--bin-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("/opt/cni/bin"),
+                        show_default=True, help="Directory of the runtime's CNI plugins.")
+_conf_dir = click.option("--conf-dir", type=click.Path(path_type=Path, file_okay=False),
+                         default=Path("/etc/cni/net.d"), show_default=True,
+                         help="Directory of the runtime's CNI configurations.")
+_name = click.option("--name", default="muslin", show_default=True, metavar="NAME",
+                     help="Name of the plugin, `type` in configurations; calico takes Calico's place.")
+
+
+@cli.command()
+@_bin_dir
+@_conf_dir
+@_name
+@click.option("--conf", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="CNI configuration (.conf or .conflist).  [default: Muslin's own]")
+@click.option("--log-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("/var/log/muslin"),
+              show_default=True, help="Directory of the plugin's log, made if it is not there.")
+@click.option("--force", is_flag=True, help="Replace files that are not of our making.")
+def install(bin_dir: Path, conf_dir: Path, name: str, conf: Path | None, log_dir: Path, force: bool) -> None:
+    """Install the CNI plugin and its configuration for a container runtime.
+
+    Files are replaced in one step, the configuration last, so it may be done while the runtime works. Repeating it
+    changes nothing.
+    """
+    from muslin.cli import install as installing
+    places = installing.Places(bin_dir.absolute(), conf_dir.absolute(), name)
+    for line in installing.install(places, PLUGINS / "muslin", conf, log_dir, force=force):
+        print(line)
+
+
+@cli.command()
+@_bin_dir
+@_conf_dir
+@_name
+@click.option("--force", is_flag=True, help="Remove files that were changed since, too.")
+def uninstall(bin_dir: Path, conf_dir: Path, name: str, force: bool) -> None:
+    """Remove what `muslin install` installed, the configuration first. Harmless if there is nothing."""
+    from muslin.cli import install as installing
+    for line in installing.uninstall(installing.Places(bin_dir.absolute(), conf_dir.absolute(), name), force=force):
+        print(line)
+
 
 @cli.command()
 @_root
