@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muslin.api.cni.v1 import cni_pb2
-from muslin.cni import args, context, netconf, result
+from muslin.cni import args, context, names, netconf, result
 from muslin.cni.context import Context
 from muslin.cni.netconf import NetConf
 from muslin.cni.result import Result
@@ -98,6 +98,12 @@ class Invocation:
     def workload(self) -> str:
         """`<namespace>.<pod>`, or the container id."""
         return f"{self.namespace}.{self.pod}" if self.kubernetes else self.container_id
+
+    @property
+    def host_interface(self) -> str:
+        """Name of the host end of the veth: it follows from the call, the same in every service."""
+        return names.host_interface(names.prefix(self.conf.type, self.conf.interface_prefix), self.workload,
+                                    self.ifname)
 
     def response(self, answer: Result, handed_on: Context) -> cni_pb2.AddResponse:
         """The answer to ADD, in the configuration's version."""

@@ -14,9 +14,13 @@ MUSLIN_PREFIX = "mus"
 _HASH_DIGITS = 11
 
 
-def prefix(plugin_type: str) -> str:
-    """Prefix of host interface names for a configuration's `type`."""
-    return CALICO_PREFIX if plugin_type == "calico" else MUSLIN_PREFIX
+LONGEST_PREFIX = 15 - _HASH_DIGITS
+"""Bytes: an interface name has at most 15 (IFNAMSIZ)."""
+
+
+def prefix(plugin_type: str, own: str = "") -> str:
+    """Prefix of host interface names: the configuration's own, else by its `type`."""
+    return own or (CALICO_PREFIX if plugin_type == "calico" else MUSLIN_PREFIX)
 
 
 def host_interface(prefix: str, workload: str, ifname: str = "eth0") -> str:
@@ -25,8 +29,8 @@ def host_interface(prefix: str, workload: str, ifname: str = "eth0") -> str:
     The workload is `<namespace>.<pod>`, or the container id. An interface other than eth0 is hashed in as well, so
     that a pod can have several.
     """
-    if len(prefix) + _HASH_DIGITS > 15:
-        raise ValueError(f"interface prefix {prefix!r} is longer than {15 - _HASH_DIGITS} bytes")
+    if len(prefix) > LONGEST_PREFIX:
+        raise ValueError(f"interface prefix {prefix!r} is longer than {LONGEST_PREFIX} bytes")
     subject = workload if ifname == "eth0" else f"{workload}.{ifname}"
     return prefix + hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()[:_HASH_DIGITS]
 

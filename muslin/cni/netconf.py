@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from muslin.cni import versions
+from muslin.cni import names, versions
 from muslin.cni.context import Bandwidth
 from muslin.errors import Corrupt, InvalidArgument
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_PREFIX = re.compile(rf"[a-z][a-z0-9]{{0,{names.LONGEST_PREFIX - 1}}}")
 _NODE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,252}")
 
 
@@ -60,6 +61,8 @@ class NetConf:
     """Labels from args."org.apache.mesos"."""
     muslin: Mapping[str, Any] = field(default_factory=dict)
     """Our own section."""
+    interface_prefix: str = ""
+    """`muslin.interface_prefix`: how names of host interfaces begin; empty means by `type`."""
 
 
 def parse(raw: bytes) -> NetConf:
@@ -94,6 +97,7 @@ def parse(raw: bytes) -> NetConf:
         prev_result=_object(document, "prevResult") or None,
         labels=_mesos_labels(document),
         muslin=_object(document, "muslin"),
+        interface_prefix=_interface_prefix(_object(document, "muslin")),
     )
 
 
@@ -187,6 +191,14 @@ def _nodename(document: Mapping[str, Any], kubernetes: Mapping[str, Any]) -> str
                 raise InvalidArgument(f"{path} {value!r} must match {_NODE.pattern}")
             return value
     return ""
+
+
+def _interface_prefix(own: Mapping[str, Any]) -> str:
+    value = _string(own, "interface_prefix", "muslin.")
+    if value and not _PREFIX.fullmatch(value):
+        raise InvalidArgument(f"muslin.interface_prefix {value!r} must match {_PREFIX.pattern}: a name has 15 bytes, "
+                              "11 of which make it unique")
+    return value
 
 
 def _policy_type(document: Mapping[str, Any]) -> str:

@@ -26,6 +26,8 @@ class Interface:
     mac: str = ""
     mtu: int = 0
     sandbox: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else another plugin says of it, such as `socketPath`; since 1.1.0, as `mtu`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Route:
 
     dst: str
     gw: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else another plugin says of it, such as `mtu` and `table`; since 1.1.0."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def parse(raw: bytes) -> Result:
 
 def _modern(document: Mapping[str, Any]) -> Result:
     return Result(
-        interfaces=tuple(Interface(i["name"], i.get("mac", ""), i.get("mtu", 0), i.get("sandbox", ""))
+        interfaces=tuple(Interface(i["name"], i.get("mac", ""), i.get("mtu", 0), i.get("sandbox", ""),
+                                   _more(i, "name", "mac", "mtu", "sandbox"))
                          for i in document.get("interfaces") or ()),
         ips=tuple(IPConfig(i["address"], i.get("gateway", ""), i.get("interface")) for i in document.get("ips") or ()),
         routes=_routes(document.get("routes")),
@@ -90,7 +95,11 @@ def _oldest(document: Mapping[str, Any]) -> Result:
 
 
 def _routes(listed: Any) -> tuple[Route, ...]:
-    return tuple(Route(r["dst"], r.get("gw", "")) for r in listed or ())
+    return tuple(Route(r["dst"], r.get("gw", ""), _more(r, "dst", "gw")) for r in listed or ())
+
+
+def _more(document: Mapping[str, Any], *known: str) -> Mapping[str, Any]:
+    return {name: value for name, value in document.items() if name not in known}
 
 
 def render(result: Result, cni_version: str) -> bytes:
@@ -125,7 +134,7 @@ def _render_modern(result: Result, cni_version: str) -> dict[str, Any]:
             made["mtu"] = i.mtu
         if i.sandbox:
             made["sandbox"] = i.sandbox
-        return made
+        return made | (dict(i.more) if cni_version == "1.1.0" else {})
 
     def ip(i: IPConfig) -> dict[str, Any]:
         made: dict[str, Any] = {"address": i.address}
@@ -140,7 +149,7 @@ def _render_modern(result: Result, cni_version: str) -> dict[str, Any]:
     document: dict[str, Any] = {"interfaces": [interface(i) for i in result.interfaces],
                                 "ips": [ip(i) for i in result.ips]}
     if result.routes:
-        document["routes"] = [_route(r) for r in result.routes]
+        document["routes"] = [_route(r) | (dict(r.more) if cni_version == "1.1.0" else {}) for r in result.routes]
     return document
 
 

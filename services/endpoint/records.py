@@ -108,7 +108,7 @@ def build(call: Invocation, pod: Pod | None) -> WorkloadEndpoint:
         labels=merged({}, call.namespace) if call.kubernetes else dict(call.conf.labels),
         addresses=tuple(ip.address.partition("/")[0] for ip in call.result.ips),
         profiles=call.context.profiles,
-        host_interface=names.host_interface(names.prefix(call.conf.type), call.workload, call.ifname),
+        host_interface=call.host_interface,
         netns=call.netns,
     )
     annotations = pod.annotations if pod is not None and concerns(pod, endpoint) else {}

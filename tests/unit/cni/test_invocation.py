@@ -66,6 +66,15 @@ def test_host_interface_names_are_calicos() -> None:
     assert len(names.host_interface("cali", "default.nginx")) == 15
 
 
+@pytest.mark.parametrize(("changes", "prefix"), [
+    ({"type": "calico"}, "cali"), ({"type": "muslin"}, "mus"),
+    ({"type": "calico", "muslin": {"interface_prefix": "pod"}}, "pod")])
+def test_the_prefix_is_the_configurations_own_or_follows_from_the_type(changes: dict[str, object], prefix: str) -> None:
+    config = json.dumps({"cniVersion": "1.0.0", "name": "net", **changes}).encode()
+    seen = Invocation.parse(call(config=config), "n1")
+    assert seen.host_interface == names.host_interface(prefix, seen.workload, seen.ifname)
+
+
 def test_mac_addresses_are_stable_unicast_and_local() -> None:
     one = cni_pb2.Attachment(network="n", container_id="a", ifname="eth0")
     two = cni_pb2.Attachment(network="n", container_id="b", ifname="eth0")

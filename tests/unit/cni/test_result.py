@@ -67,3 +67,13 @@ def test_what_is_no_result_is_corrupt(raw: bytes) -> None:
 
 def test_nothing_so_far_is_the_empty_result() -> None:
     assert result.parse(b"") == Result()
+
+
+def test_what_other_plugins_say_more_is_handed_on_where_the_version_has_it() -> None:
+    raw = {"cniVersion": "1.1.0", "interfaces": [{"name": "d0", "socketPath": "/s"}],
+           "routes": [{"dst": "10.0.0.0/8", "mtu": 1400, "table": 7}]}
+    seen = result.parse(json.dumps(raw).encode())
+    assert rendered("1.1.0", seen)["interfaces"] == raw["interfaces"]
+    assert rendered("1.1.0", seen)["routes"] == raw["routes"]
+    assert rendered("1.0.0", seen)["routes"] == [{"dst": "10.0.0.0/8"}]
+    assert len({*seen.interfaces, *seen.routes}) == 2
