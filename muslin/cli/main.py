@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from muslin.cli.completion import completion
+from muslin.cli.endpoint.group import endpoint
 from muslin.cli.ipam.group import ipam
 from muslin.cli.options import run_dir as _run_dir
 from muslin.cli.places import DEFAULT_STATE, Places
@@ -71,6 +72,7 @@ def cli() -> None:
     muslin apply -f policy.yaml              change policy; then: muslin probe
     muslin explain web/gateway-1 data/redis --port 6379
     muslin ipam show                         how full the address pools are
+    muslin endpoint list                     what is attached to the network
     muslin down                              stop, and remove everything
 
     Exit codes: 0 success, 1 an error, 2 wrong usage, 3 packets and Explain disagree.
@@ -205,6 +207,7 @@ def explain(source: str, destination: str, port: int, proto: str, run_dir: Path)
 
 
 cli.add_command(ipam)
+cli.add_command(endpoint)
 cli.add_command(completion)
 
 _bin_dir = click.option("--bin-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("/opt/cni/bin"),

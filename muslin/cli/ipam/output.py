@@ -15,7 +15,7 @@ def plain(message: Message) -> dict[str, Any]:
     """A message as plain values, every field of it, so that the shape does not depend on the values.
 
     Names are the API's. Numbers are numbers (protobuf's own JSON makes strings of 64-bit ones), enumerators their
-    names, messages and optional fields that are not set None.
+    names, maps are sorted by their keys, messages and optional fields that are not set None.
     """
     return {name: value(message) for name, value in _fields(message)}
 
@@ -49,6 +49,9 @@ def _fields(message: Message) -> _Fields:
 
 def _reader(field: Any) -> Callable[[Any], Any]:  # Any: two descriptor types, of which one is published
     name, single = field.name, _single(field)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        entry = _single(field.message_type.fields_by_name["value"])
+        return lambda message: {key: entry(value) for key, value in sorted(getattr(message, name).items())}
     if field.is_repeated:
         return lambda message: list(map(single, getattr(message, name)))
     if field.has_presence:

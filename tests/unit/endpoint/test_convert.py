@@ -103,5 +103,5 @@ def test_an_endpoint_comes_back_as_it_was_sent() -> None:
     assert convert.endpoint_message(convert.endpoint(sent, "e", ""), 7) == sent
     sent.ClearField("node")
     assert convert.endpoint(sent, "e", "caller").node == "caller"
-    with pytest.raises(InvalidArgument, match="e.node is missing"):
+    with pytest.raises(InvalidArgument, match="node is missing"):
         convert.endpoint(sent, "e", "")

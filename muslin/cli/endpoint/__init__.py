@@ -1,0 +1,1 @@
+"""`muslin endpoint`: what is attached to the network."""
