@@ -47,6 +47,9 @@ class Etcd:
         self._cluster = Cluster(endpoints)
         self._timeout = timeout
         self._admin = Admin(timeout)
+        self.written = 0
+        """Revision of the latest transaction of this client's that was answered."""
+        self._wrote: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Etcd:
         return self
@@ -123,7 +126,25 @@ class Etcd:
             if idempotent or problem.__cause__ is None or not full(problem.__cause__):
                 raise
             return await self._when_full(compare, success, problem, timeout)
+        if not idempotent:
+            self._note(response.header.revision)
         return wire.txn_result(response)
+
+    def _note(self, revision: int) -> None:
+        self.written = max(self.written, revision)
+        if self._wrote and not self._wrote.done():
+            self._wrote.set_result(None)
+
+    async def next_write(self, timeout: float) -> None:
+        """Wait until the next transaction of this client's is answered, for `timeout` seconds at most."""
+        loop = asyncio.get_running_loop()
+        if self._wrote is None or self._wrote.done():
+            self._wrote = loop.create_future()
+        timer = loop.call_later(timeout, self._note, 0)
+        try:
+            await asyncio.shield(self._wrote)
+        finally:
+            timer.cancel()
 
     async def _when_full(self, compare: Sequence[Compare], success: Sequence[Op], problem: FailedPrecondition,
                          timeout: float | None) -> TxnResult:

@@ -30,6 +30,11 @@ _LOOK = 0.5
 """Seconds between looks at whether the mirror follows: it announces changes of records, not of its own state."""
 
 
+_YIELDS = 0.005
+"""Seconds for which the mirror may be behind to let assignments go first: they rest on what this process wrote, not on
+its echo, and a change of another's that is seen late costs a conflict."""
+
+
 class IpamApp(App):
     """The address manager on one etcd cluster, with the inventory of the endpoint service at `endpoint`.
 
@@ -44,7 +49,7 @@ class IpamApp(App):
         super().__init__()
         self._default = pools.make("default", pool)
         self._etcd = Etcd(etcd)
-        self._mirror = Mirror(self._etcd, keys.IPAM)
+        self._mirror = Mirror(self._etcd, keys.IPAM, _YIELDS)
         self._view = View(self._mirror.items)
         self._gauges = PoolGauges(self._view)
         self._allocator = Allocator(self._etcd, self._mirror, self._view, self.tasks)

@@ -59,9 +59,10 @@ async def agree(etcd: Etcd, prefix: str, mirror: Mirror, subscriber: Subscriber)
     assert subscriber.items == expected
 
 
-async def test_it_lists_and_then_follows(etcd: Etcd, prefix: str) -> None:
+@pytest.mark.parametrize("yields", [0.0, 0.005])
+async def test_it_lists_and_then_follows(etcd: Etcd, prefix: str, yields: float) -> None:
     await etcd.put(prefix + "a", b"1")
-    mirror = Mirror(etcd, prefix)
+    mirror = Mirror(etcd, prefix, yields)
     subscriber = Subscriber(mirror)
     assert not mirror.ready.is_set()
     async with running(mirror):
@@ -75,9 +76,10 @@ async def test_it_lists_and_then_follows(etcd: Etcd, prefix: str) -> None:
         assert mirror.trouble == ""
 
 
-async def test_reached_waits_for_a_write_to_arrive(etcd: Etcd, prefix: str) -> None:
+@pytest.mark.parametrize("yields", [0.0, 0.005])
+async def test_reached_waits_for_a_write_to_arrive(etcd: Etcd, prefix: str, yields: float) -> None:
     """The way to read one's own write from the copy."""
-    mirror = Mirror(etcd, prefix)
+    mirror = Mirror(etcd, prefix, yields)
     async with running(mirror):
         await asyncio.wait_for(mirror.ready.wait(), 5)
         for number in range(30):
@@ -158,9 +160,11 @@ async def test_after_compaction_it_tells_exactly_the_difference(server: EtcdServ
             assert mirror.relists == 2
 
 
-async def test_it_stays_true_through_broken_lines_restarts_and_compactions(server: EtcdServer, prefix: str) -> None:
+@pytest.mark.parametrize("yields", [0.0, 0.005])
+async def test_it_stays_true_through_broken_lines_restarts_and_compactions(server: EtcdServer, prefix: str,
+                                                                               yields: float) -> None:
     async with Line(server.endpoint) as line, Etcd([line.endpoint]) as etcd, Etcd([server.endpoint]) as direct:
-        mirror = Mirror(etcd, prefix)
+        mirror = Mirror(etcd, prefix, yields)
         subscriber = Subscriber(mirror)
         async with running(mirror):
             async with writing(direct, prefix) as acknowledged:
@@ -189,6 +193,23 @@ async def test_a_store_that_went_back_in_time_is_followed(server: EtcdServer, pr
             assert mirror.revision < before
             assert subscriber.items == {}
             await agree(etcd, prefix, mirror, subscriber)
+
+
+async def test_transactions_go_first_and_it_catches_up(server: EtcdServer, prefix: str) -> None:
+    """However long it waits for the client's next transaction, then it reads all that others wrote meanwhile."""
+    async with Etcd([server.endpoint]) as etcd, Etcd([server.endpoint]) as other:
+        mirror = Mirror(etcd, prefix, 30.0)
+        subscriber = Subscriber(mirror)
+        async with running(mirror):
+            await asyncio.wait_for(mirror.ready.wait(), 5)
+            for turn in range(10):
+                own = await etcd.txn([], [Put(prefix + "own", str(turn).encode())])
+                await mirror.reached(own.revision, 15)
+                for number in range(100):
+                    await other.put(f"{prefix}{number % 7}", str(turn).encode())
+            own = await etcd.txn([], [Put(prefix + "own", b"end")])
+            await mirror.reached(own.revision, 15)
+            assert subscriber.items == {item.key: item for item in (await etcd.range(prefix)).items}
 
 
 async def test_a_quiet_mirror_costs_next_to_nothing(server: EtcdServer, prefix: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -104,29 +104,36 @@ async def test_killed_and_stopped_again_and_again(etcd: EtcdServer, service: Ser
 
     Only a caller's own time ends its request. Nothing is given twice, and what was answered is held.
     """
-    rng, alive = random.Random(3), dict[str, str]()
+    rng, alive, answers = random.Random(3), dict[str, str](), asyncio.Semaphore(0)
 
     async def lives(number: int) -> None:
         for turn in range(20):
             mine = number * 100 + turn
-            address = await given(addresses, mine, f"n{number % 3}", 60)
+            address = await given(addresses, mine, f"n{number % 3}", 120)
             assert address not in alive.values(), f"{address} was given twice"
             alive[identity(mine)] = address
-            assert await given(addresses, mine, f"n{number % 3}", 60) == address
+            assert await given(addresses, mine, f"n{number % 3}", 120) == address
+            answers.release()
             if rng.random() < 0.8:
                 del alive[identity(mine)]  # from now on it may be freed at any moment
-                await addresses.release(attachment(mine), 60)
+                await addresses.release(attachment(mine), 120)
+
+    async def end(how: Callable[[], object]) -> None:
+        """End it in the midst of its work: when some more were answered, and a little later."""
+        for _ in range(rng.randrange(1, 30)):
+            await answers.acquire()
+        await asyncio.sleep(rng.uniform(0.0, 0.02))
+        await asyncio.to_thread(how)
+        await asyncio.to_thread(service.start)
 
     async with Etcd([etcd.endpoint]) as store:
         async with asyncio.TaskGroup() as group:
             callers = [group.create_task(lives(n)) for n in range(24)]
-            ends = 0
-            while not all(caller.done() for caller in callers):
-                await asyncio.sleep(rng.uniform(0.02, 0.15))
-                await asyncio.to_thread(rng.choice((service.kill, service.terminate)))
-                ends += 1
-                await asyncio.to_thread(service.start)
-        assert ends >= 2, "it was never killed"
+            disturbed = 0
+            for turn in range(12):  # 480 answers in all are more than these wait for
+                disturbed += not all(caller.done() for caller in callers)
+                await end((service.kill, service.terminate)[turn % 2])
+        assert disturbed
         await ipam_invariants.check(store, alive)
 
 
