@@ -28,17 +28,7 @@ from services.node.netlink.connection import Connection
 from services.node.netlink.links import Link
 from services.node.upkeep.events import Monitor
 from services.node.uplink import Uplink
-from services.node.wiring import (
-    DELETION_GROUP,
-    Prepared,
-    Wired,
-    Wiring,
-    discard,
-    owned_links,
-    prepare,
-    remove_unfinished,
-    wire,
-)
+from services.node.wiring import DELETION_GROUP, Wired, Wiring, owned_links, remove_unfinished, wire
 
 __all__ = ["Kernel", "delete_together"]
 
@@ -99,30 +89,14 @@ class Kernel:
         """Run a function with a connection to route netlink, on a thread. Raises what it raises."""
         return await self._run(self._threads, function)
 
-    def prepare(self, wiring: Wiring) -> asyncio.Future[Prepared | None]:
-        """Begin to make the veth of a wiring whose addresses are still to come."""
-        return self._run(self._threads, lambda connection: prepare(connection, self._whole(connection, wiring)))
-
-    async def discard(self, prepared: Prepared) -> None:
-        """Delete what was prepared. Raises KernelError."""
-        await self._run(self._removers, partial(discard, prepared=prepared))
-
-    def wire(self, wiring: Wiring, prepared: Prepared | None = None) -> asyncio.Future[Wired]:
+    def wire(self, wiring: Wiring) -> asyncio.Future[Wired]:
         """Begin to wire a pod. Raises as wiring.wire does; if it is cancelled, the pod may be wired all the same."""
         def timed(connection: Connection) -> Wired:
             with metrics.WIRING_SECONDS.time():
-                try:
-                    whole = self._whole(connection, wiring)
-                except KernelError:
-                    if prepared is not None:
-                        discard(connection, prepared)
-                    raise
-                return wire(connection, whole, prepared)
+                mtu = wiring.mtu or self._uplink.mtu(connection)
+                return wire(connection, dataclasses.replace(wiring, mtu=mtu))
 
         return self._run(self._threads, timed)
-
-    def _whole(self, connection: Connection, wiring: Wiring) -> Wiring:
-        return wiring if wiring.mtu else dataclasses.replace(wiring, mtu=self._uplink.mtu(connection))
 
     async def unwire(self, attachment: Attachment, interface: str) -> None:
         """Delete a host end if it is the attachment's own. Many at once are deleted together.

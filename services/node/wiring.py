@@ -7,7 +7,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from muslin.errors import AlreadyExists, FailedPrecondition, InvalidArgument, IOFailure, NotFound
@@ -64,16 +65,10 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
     Raises:
         AlreadyExists: the pod has an interface of that name, or the host one that is not ours.
         InvalidArgument: the namespace is gone or none; a name or size that the kernel refuses.
+        FailedPrecondition: a setting that IPv6 needs can not be made.
         KernelError: another refusal.
     """
-    try:
-        pod = Connection(wiring.netns)
-        namespace = os.open(wiring.netns, os.O_RDONLY | os.O_CLOEXEC)
-    except (NotFound, FileNotFoundError) as error:
-        raise InvalidArgument(f"CNI_NETNS {wiring.netns} does not exist") from error
-    except OSError as error:
-        raise IOFailure(f"CNI_NETNS {wiring.netns}: {error.strerror}") from error
-    try:
+    with _opened(wiring) as (pod, namespace):
         made = _create(host, wiring, namespace)
         try:
             if made.name != wiring.host_interface:
@@ -87,6 +82,27 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
             _delete(host, made.index)
             raise
         return Wired(made.index, made.mtu)
+
+
+@contextmanager
+def _opened(wiring: Wiring) -> Iterator[tuple[Connection, int]]:
+    """A connection into the pod's namespace, and an open file of it."""
+    try:
+        namespace = os.open(wiring.netns, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise InvalidArgument(f"CNI_NETNS {wiring.netns} does not exist") from error
+    except OSError as error:
+        raise IOFailure(f"CNI_NETNS {wiring.netns}: {error.strerror}") from error
+    try:
+        pod = Connection(wiring.netns)
+    except NotFound as error:
+        os.close(namespace)
+        raise InvalidArgument(f"CNI_NETNS {wiring.netns} does not exist") from error
+    except BaseException:
+        os.close(namespace)
+        raise
+    try:
+        yield pod, namespace
     finally:
         os.close(namespace)
         pod.close()
