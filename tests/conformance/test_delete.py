@@ -22,7 +22,7 @@ async def test_undoes_add(runtime: Runtime) -> None:
     await runtime.add(attachment)
     await runtime.delete(attachment)
     assert kernel.links(attachment.netns) == {}
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
 
 
 @must("DEL", "succeeds when it is repeated", "2, DEL")
@@ -33,7 +33,7 @@ async def test_repeated(runtime: Runtime) -> None:
     for _ in range(3):
         await runtime.delete(attachment)
     silent(await runtime.call("DEL", attachment, runtime.config(prevResult=result)))
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
 
 
 @must("DEL", "succeeds for what was never added", "2, DEL")
@@ -41,7 +41,7 @@ async def test_never_added(runtime: Runtime) -> None:
     before = runtime.plugin.traces()
     await runtime.delete(runtime.sandbox())
     await runtime.delete(gone(runtime.sandbox()))
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
 
 
 @must("DEL", "without prevResult it cleans up as much as it can, and succeeds", "2, DEL", since="0.4.0")
@@ -51,7 +51,7 @@ async def test_without_previous_result(runtime: Runtime) -> None:
     await runtime.add(attachment)
     silent(await runtime.call("DEL", attachment))
     assert kernel.links(attachment.netns) == {}
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
 
 
 @pytest.mark.parametrize("netns", [None, ""], ids=["missing", "empty"])
@@ -82,7 +82,7 @@ async def test_interface_is_gone(runtime: Runtime) -> None:
     await runtime.add(attachment)
     kernel.ip(attachment.netns, "link", "delete", attachment.ifname)
     await runtime.delete(attachment)
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
 
 
 @must("DEL", "leaves another container's attachment alone", "2, DEL")
@@ -92,7 +92,7 @@ async def test_leaves_others(runtime: Runtime) -> None:
     before = runtime.plugin.traces()
     await runtime.add(goes)
     await runtime.delete(goes)
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
     assert lies(result, runtime.version, stays, runtime.plugin.node) == []
 
 
@@ -116,4 +116,4 @@ async def test_of_another_version(runtime: Runtime) -> None:
         result = json.loads(done.stdout)
         for config in (runtime.config(prevResult=result), runtime.config()):
             silent(await runtime.call("DEL", attachment, config))
-        assert runtime.plugin.traces() == before
+        await settled(runtime.plugin, before)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance import kernel, schema
 from tests.conformance.networklist import DEBIAN, NetworkList
-from tests.conformance.runtime import Runtime, error_of, silent
+from tests.conformance.runtime import Runtime, error_of, settled, silent
 from tests.conformance.subject import Attachment
 from tests.conformance.table import at_least, must
 from tests.conformance.truth import addresses_of, lies
@@ -52,7 +52,7 @@ async def test_first_of_a_list(runtime: Runtime, others: list[dict[str, Any]]) -
     finally:
         await chain.delete(attachment)
     assert kernel.links(attachment.netns) == {}
-    assert runtime.plugin.traces() == before
+    await settled(runtime.plugin, before)
     assert _at_work(runtime, attachment, result) <= {"tuning"}, "sysctls go with the namespace"
 
 
