@@ -32,6 +32,7 @@ from muslin.etcd import Compare, Etcd, Put, absent, keys, unchanged
 from muslin.etcd.binary import etcd_version, find_etcd
 from muslin.ipam import Addresses
 from muslin.rpc import Readiness
+from muslin.rpc.tunnel import Tunnel
 from services.ipam import handles
 from services.ipam.handles import Handle, Request
 from services.ipam.server import IpamApp
@@ -111,8 +112,9 @@ class Side:
     """An etcd, its service, and their clients."""
 
     def __init__(self, store: EtcdServer, service: Service, etcd: Etcd, channel: grpc.aio.Channel,
-                 addresses: Addresses) -> None:
-        self.store, self.service, self.etcd, self.addresses = store, service, etcd, addresses
+                 addresses: Addresses, tunnel: Tunnel) -> None:
+        self.store, self.service, self.etcd = store, service, etcd
+        self._addresses, self._tunnel = addresses, tunnel
         self.stub: ipam_pb2_grpc.IpamAsyncStub = ipam_pb2_grpc.IpamStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self.names = count()
@@ -124,9 +126,15 @@ class Side:
         answer = await self.stub.Assign(request(f"{next(self.names):064x}", node), timeout=30)
         return str(answer.handle.addresses[0])
 
+    async def through(self, node: str) -> str:
+        """The same call through a tunnel, as the node daemon makes them."""
+        asked = request(f"{next(self.names):064x}", node).SerializeToString()
+        answer = await self._tunnel.call("/muslin.ipam.v1.Ipam/Assign", asked, timeout=30)
+        return str(ipam_pb2.AssignResponse.FromString(answer.response).handle.addresses[0])
+
     async def stream(self, node: str) -> str:
         """The same by `Ipam.Batch`: all that ask at once share one stream."""
-        handle = await self.addresses.assign(request(f"{next(self.names):064x}", node), 30)
+        handle = await self._addresses.assign(request(f"{next(self.names):064x}", node), 30)
         return str(handle.addresses[0])
 
     @asynccontextmanager
@@ -185,7 +193,9 @@ async def side() -> AsyncIterator[Side]:
             channel = rpc.channel(service.target)
             stack.push_async_callback(channel.close)
             addresses = await stack.enter_async_context(Addresses(service.target))
-            yield Side(store, service, etcd, channel, addresses)
+            tunnel = Tunnel(channel)
+            stack.push_async_callback(tunnel.aclose)
+            yield Side(store, service, etcd, channel, addresses, tunnel)
 
 
 def milliseconds(seconds: list[float]) -> float:
@@ -197,7 +207,7 @@ async def against_bare(empty: Side, counts: Counts) -> list[Line]:
     """Latency and throughput beside bare transactions."""
     alone: dict[str, list[float]] = {"bare": [], "ours": [], "stream": []}
     rates: dict[str, list[float]] = {kind: [] for kind in (
-        "bare", "one", "many", "stream", "stream many", "inside", "inside many", "call")}
+        "bare", "one", "many", "tunnel", "stream", "stream many", "inside", "inside many", "call")}
     turns = count()
     await empty.stream("sizes")  # its connection is new
 
@@ -210,6 +220,7 @@ async def against_bare(empty: Side, counts: Counts) -> list[Line]:
         rates["stream many"].append(await throughput(
             lambda: empty.stream(f"streams{next(turns) % 64}"), counts.together))
         rates["one"].append(await throughput(lambda: empty.assign(f"one{turn}"), counts.together))
+        rates["tunnel"].append(await throughput(lambda: empty.through(f"tunnel{turn}"), counts.together))
         rates["many"].append(await throughput(
             lambda: empty.assign(f"many{next(turns) % 64}"), counts.together))
         async with empty.inside() as assign:
@@ -233,6 +244,7 @@ async def against_bare(empty: Side, counts: Counts) -> list[Line]:
         rate("64 at once by stream, one node", "stream", "transactions", "bare", 2),
         rate("64 at once by stream, 64 nodes", "stream many", "transactions", "bare", 0.8),
         rate("  one node, a call each", "one", "transactions", "bare", None),
+        rate("  one node, a call each, by tunnel", "tunnel", "transactions", "bare", None),
         rate("  64 nodes, a call each", "many", "transactions", "bare", None),
         rate("  one node, a call each, of what gRPC can", "one", "health checks", "call", None),
         rate("  one node, inside the process", "inside", "transactions", "bare", None),
