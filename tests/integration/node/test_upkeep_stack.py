@@ -182,7 +182,8 @@ async def test_a_veth_that_somebody_deleted_is_reported_until_its_del(stack: Sta
         await until(lambda: stack.leftovers() == {})
 
         async def said() -> bool:
-            return (await status(stack))["problems"] == [f"net/one/eth0: its veth {link} is gone, and DEL has not come"]
+            found: list[str] = (await status(stack))["problems"]
+            return found == [f"net/one/eth0: its veth {link} is gone, and DEL has not come"]
 
         await until(said)
         assert len(held(stack)) == 2
