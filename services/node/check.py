@@ -68,7 +68,7 @@ def expected_of(invocation: Invocation, known: str | None = None) -> Wiring:
     return Wiring(Attachment.from_message(invocation.attachment), invocation.netns, outside[0], inside.mac,
                   pod_addresses([ip.address for ip in prev.ips if ip.interface == number]), inside.mtu,
                   bucket(limits.ingress_rate, limits.ingress_burst) if limits else None,
-                  bucket(limits.egress_rate, limits.egress_burst) if limits else None, routes=ways)
+                  bucket(limits.egress_rate, limits.egress_burst) if limits else None, routes=ways, defaults=False)
 
 
 def differences(host: Connection, expected: Wiring) -> list[str]:

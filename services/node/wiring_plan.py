@@ -79,6 +79,8 @@ class Wiring:
     """How fast it may send."""
     routes: tuple[IPNetwork, ...] = field(default=(), kw_only=True)
     """Where it finds its way to, by our gateway; a family of which none is named gets the default route."""
+    defaults: bool = field(default=True, kw_only=True)
+    """Whether it does; if not, the routes named are all there are."""
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -141,7 +143,8 @@ def host_end(wiring: Wiring) -> End:
 def ways_out(wiring: Wiring) -> tuple[tuple[IPNetwork, IPAddress], ...]:
     """The pod's routes through its gateways, of the families that it has."""
     return tuple((destination, _GATEWAYS[version]) for version in wiring.families for destination in
-                 [route for route in wiring.routes if route.version == version] or [_DEFAULT[version]])
+                 [route for route in wiring.routes if route.version == version]
+                 or ([_DEFAULT[version]] if wiring.defaults else []))
 
 
 def pod_end(wiring: Wiring) -> End:

@@ -139,6 +139,17 @@ def test_routes_that_a_later_plugin_took_out_are_not_expected(made: World) -> No
     assert differences(made.links, dataclasses.replace(expected, netns=wiring.netns)) == []
 
 
+def test_a_result_without_any_route_expects_none(made: World) -> None:
+    """A later plugin took them all out, of both families: no default is put in their place."""
+    wiring = made.pods["a"].wiring
+    answered = answer(Result(ips=(IPConfig("192.168.7.1/32"), IPConfig("fd00:7::1/128"))), wiring, 1500)
+    expected = expected_of(checked(dataclasses.replace(answered, routes=())), "musa")
+    pod = Path(wiring.netns)
+    command(pod, "ip", "route", "del", "default")
+    command(pod, "ip", "-6", "route", "del", "default")
+    assert differences(made.links, dataclasses.replace(expected, netns=wiring.netns)) == []
+
+
 def test_a_result_that_can_not_be_compared_is_refused_by_name() -> None:
     with pytest.raises(InvalidArgument, match="prevResult is missing"):
         expected_of(checked(None), "musa")
