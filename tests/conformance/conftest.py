@@ -35,13 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "must(verb, text, section): the rule of the CNI specification that a row holds")
+    if (config.getoption("cni_plugin", None) is None) != (config.getoption("cni_conf", None) is None):
+        raise pytest.UsageError("--plugin and --conf go together")
 
 
 @pytest.fixture(scope="session")
 def _options(request: pytest.FixtureRequest) -> tuple[Path, Path] | None:
     path, conf = (request.config.getoption(name, None) for name in ("cni_plugin", "cni_conf"))
-    if (path is None) != (conf is None):
-        raise pytest.UsageError("--plugin and --conf go together")
     return (path.resolve(), conf.resolve()) if path and conf else None
 
 
