@@ -14,7 +14,6 @@ import grpc
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.node.v1 import node_pb2_grpc
-from muslin.cni import names
 from muslin.cni.context import Bandwidth
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import Interface, Result, Route
@@ -136,7 +135,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
         except TimeoutError:
             raise self._too_late(attachment) from None
         already = self._attachments.interfaces.get(attachment)
-        wiring_task = asyncio.ensure_future(self._kernel.wire(wiring))
+        wiring_task = self._kernel.wire(wiring)
         began = self._attachments.owner(interface) in (None, attachment)
         if began:
             # Nobody's elements are in the way: the rules can go in while the pod is being wired.
@@ -238,7 +237,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
 
 def _named(invocation: Invocation) -> str:
     """Name of the host end that the endpoint service gives an attachment."""
-    return names.host_interface(names.prefix(invocation.conf.type), invocation.workload, invocation.ifname)
+    return invocation.host_interface
 
 
 async def _made(task: asyncio.Future[Wired]) -> bool:

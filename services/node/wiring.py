@@ -77,7 +77,7 @@ def wire(host: Connection, wiring: Wiring) -> Wired:
             if 6 in wiring.families:
                 _prepare_ipv6(host, pod, wiring)
             pod.request(pod_requests(wiring, made.peer_index))
-            _await_carrier(host, wiring.host_interface)
+            _await_carrier(host, made.index)
         except BaseException:
             _delete(host, made.index)
             raise
@@ -135,7 +135,7 @@ def _prepare_ipv6(host: Connection, pod: Connection, wiring: Wiring) -> None:
                     wiring.host_interface, ", ".join(missing))
 
 
-def _await_carrier(host: Connection, name: str) -> None:
+def _await_carrier(host: Connection, index: int) -> None:
     """Wait until the host end passes packets.
 
     It came up before the pod's end did, so without a carrier, and until the kernel's link watch has seen the carrier
@@ -143,7 +143,7 @@ def _await_carrier(host: Connection, name: str) -> None:
     kernel look at once; before, it looks within milliseconds.
     """
     deadline = time.monotonic() + CARRIER_SECONDS
-    while (link := links.get(host, name)) is not None and not link.operational and time.monotonic() < deadline:
+    while not links.operational(host, index) and time.monotonic() < deadline:
         time.sleep(0.001)
 
 

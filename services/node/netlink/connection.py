@@ -187,21 +187,23 @@ class Connection(Socket):
         happen alone.
 
         Raises:
-            KernelError: the first refusal, once every answer is in.
+            KernelError: the first refusal, once the last is answered.
             TimedOut: no answer.
         """
         if not requests:
             return []
         with self._lock:
             first = self._sequence + 1
-            self._sequence += len(requests)
+            last = self._sequence = self._sequence + len(requests)
+            # One acknowledgement, of the last, is enough: refusals are always reported, and in order.
             self._socket.send(b"".join(
-                HEADER.pack(16 + len(r.body), r.kind, r.flags | NLM_F_REQUEST | NLM_F_ACK, first + i, 0)
-                + r.body + b"\0" * (-len(r.body) & 3) for i, r in enumerate(requests)))
+                HEADER.pack(16 + len(r.body), r.kind,
+                            r.flags | NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0), sequence, 0)
+                + r.body + b"\0" * (-len(r.body) & 3) for sequence, r in enumerate(requests, first)))
             replies: list[list[Reply]] = [[] for _ in requests]
             refusal: KernelError | None = None
-            waiting = len(requests)
-            while waiting:
+            answered = False
+            while not answered:
                 for reply in self._receive(requests[0].what):
                     index = reply.sequence - first
                     if not 0 <= index < len(requests):
@@ -209,7 +211,7 @@ class Connection(Socket):
                     if reply.kind != NLMSG_ERROR:
                         replies[index].append(reply)
                         continue
-                    waiting -= 1
+                    answered = answered or reply.sequence == last
                     number, words = describe_error(reply)
                     if number and refusal is None:
                         refusal = KernelError(number, requests[index].what, words, index)

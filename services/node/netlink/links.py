@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.node.errors import KernelError
-from services.node.netlink.attributes import as_text, as_u32, attribute, nested, parse, text, u32
+from services.node.netlink.attributes import as_text, as_u32, attribute, nested, pairs, parse, text, u32
 from services.node.netlink.connection import NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Connection, Reply, Request
 
-__all__ = ["INET_SETTINGS", "Link", "create_veth", "delete", "delete_group", "get", "listing", "parse_link",
-           "set_link"]
+__all__ = ["INET_SETTINGS", "Link", "create_veth", "delete", "delete_group", "get", "listing", "operational",
+           "parse_link", "set_link"]
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 
@@ -123,6 +123,21 @@ def get(connection: Connection, which: str | int) -> Link | None:
             return None
         raise
     return parse_link(replies[0][0])
+
+
+def operational(connection: Connection, index: int) -> bool:
+    """Whether a link passes packets, as Link has it; False if it is gone."""
+    body = _ifinfo(index) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+    try:
+        replies = connection.request([Request(RTM_GETLINK, 0, body, f"read link {index}")])[0]
+    except KernelError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise
+    for kind, data in pairs(replies[0].body[_IFINFO.size:]):
+        if kind == _IFLA_OPERSTATE:  # among the first of some fifty
+            return data[0] == _OPERATIONAL
+    return False
 
 
 def listing(connection: Connection, kind: str = "") -> list[Link]:
