@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from muslin.errors import Corrupt
+from muslin.errors import Corrupt, InvalidArgument
 
 _OLDEST = ("0.1.0", "0.2.0")
 _MIDDLE = ("0.3.0", "0.3.1", "0.4.0")
@@ -72,6 +72,18 @@ def parse(raw: bytes) -> Result:
         return _modern(document) if "ips" in document or not {"ip4", "ip6"} & set(document) else _oldest(document)
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise Corrupt(f"result of an earlier plugin is not a CNI result: {problem!r}") from None
+
+
+def previous(given: Mapping[str, Any] | None) -> Result:
+    """What ADD, of the whole list of plugins, answered: a configuration's prevResult.
+
+    Raises:
+        InvalidArgument: there is none.
+        Corrupt: it is no result.
+    """
+    if not given:
+        raise InvalidArgument("prevResult is missing from the network configuration: CHECK compares with it")
+    return parse(json.dumps(dict(given)).encode())
 
 
 def _modern(document: Mapping[str, Any]) -> Result:

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from muslin.cni import result
 from muslin.cni.result import Interface, Result
-from muslin.errors import InvalidArgument
 from services.endpoint.records import WorkloadEndpoint
-
-
-def previous(given: Mapping[str, Any] | None) -> Result:
-    """What ADD, of the whole list of plugins, answered: the configuration's prevResult.
-
-    Raises:
-        InvalidArgument: there is none.
-        Corrupt: it is no result.
-    """
-    if not given:
-        raise InvalidArgument("prevResult is missing from the network configuration: CHECK compares with it")
-    return result.parse(json.dumps(given).encode())
 
 
 def differences(record: WorkloadEndpoint, before: Result) -> Iterator[str]:

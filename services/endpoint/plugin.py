@@ -14,7 +14,7 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2_grpc
 from muslin.cni import collect, netconf
 from muslin.cni.invocation import Invocation
-from muslin.cni.result import IPConfig
+from muslin.cni.result import IPConfig, previous
 from muslin.errors import FailedPrecondition, NotFound
 from muslin.etcd import keys
 from muslin.rpc import node_of, remaining
@@ -64,7 +64,7 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
             FailedPrecondition: they differ; the message says in what.
         """
         call = Invocation.parse(request.call, "")
-        before = check.previous(call.conf.prev_result)
+        before = previous(call.conf.prev_result)
         name = f"attachment {call.network}/{call.container_id}/{call.ifname}"
         record, node = await self._record(call, remaining(context)), node_of(context, call.conf.nodename)
         if record is None:

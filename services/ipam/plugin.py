@@ -13,12 +13,14 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
-from muslin.cni.result import IPConfig
-from muslin.errors import Unsupported
+from muslin.cni.result import IPConfig, previous
+from muslin.errors import Corrupt, FailedPrecondition, NotFound, Unavailable, Unsupported
 from muslin.rpc import node_of, remaining
 from services.ipam import handles, requests
+from services.ipam.check import differences
 from services.ipam.handles import Handle, Request
 from services.ipam.inventory import PATIENCE
+from services.ipam.pools import serves
 
 if TYPE_CHECKING:
     from services.ipam.server import IpamApp
@@ -32,7 +34,7 @@ OUR_TYPES = ("", "calico-ipam", "muslin-ipam")
 
 
 class Plugin(ipam_pb2_grpc.PluginServicer):
-    """The verbs. Those that are not here answer UNIMPLEMENTED, as the generated class has it."""
+    """The verbs."""
 
     def __init__(self, app: IpamApp) -> None:
         self._app = app
@@ -76,6 +78,42 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         freed = await self._app.allocator.release(identity, remaining(context))
         log.info("freed attachment=%s addresses=%s", identity, ",".join(freed) or "none")
         return cni_pb2.DelResponse()
+
+    async def Check(self, request: cni_pb2.CheckRequest, context: Context) -> cni_pb2.CheckResponse:
+        """Compare what the attachment holds, as it is in etcd now, with what ADD answered.
+
+        Raises:
+            NotFound: it holds nothing.
+            Corrupt: its record is damaged.
+            FailedPrecondition: they differ; the message says in what.
+        """
+        call, view = Invocation.parse(request.call, ""), self._app.view
+        before = previous(call.conf.prev_result)
+        await self._app.allocator.refresh()
+        identity = handles.identity(call.attachment)
+        known = view.handle(identity)
+        if known.value is None and known.revision:
+            raise Corrupt(f"attachment {identity}: the record of its addresses is damaged; see muslin ipam check")
+        if known.value is None or known.value.kept_until_ms:
+            raise NotFound(f"attachment {identity} holds no address")
+        if problems := list(differences(view, known.value, node_of(context, call.conf.nodename), before)):
+            raise FailedPrecondition(f"attachment {identity}: {'; '.join(problems)}")
+        return cni_pb2.CheckResponse()
+
+    async def Status(self, request: cni_pb2.StatusRequest, context: Context) -> cni_pb2.StatusResponse:
+        """Whether an ADD would be given an address, as far as is known without asking etcd.
+
+        A pool without a free address is no reason to say no: that of a pod that is about to go may be the next one's.
+
+        Raises:
+            Unavailable: it would not.
+            Corrupt, InvalidArgument: not one with this configuration.
+        """
+        netconf.parse(request.call.config)
+        self._app.check_serving()
+        if not any(serves(pool) for pool in self._app.view.pools()):
+            raise Unavailable("ipam: there is no enabled pool; muslin ipam pool create makes one")
+        return cni_pb2.StatusResponse()
 
     async def GC(self, request: cni_pb2.GCRequest, context: Context) -> cni_pb2.GCResponse:
         """Free what attachments of this network hold on this node, unless the configuration lists them as valid."""

@@ -70,7 +70,7 @@ class IpamApp(App):
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.ipam.v1."""
-        ipam_pb2_grpc.add_PluginServicer_to_server(Plugin(self), server)  # type: ignore[abstract]  # see Plugin
+        ipam_pb2_grpc.add_PluginServicer_to_server(Plugin(self), server)
         ipam_pb2_grpc.add_IpamServicer_to_server(Api(self), server)
         return tuple(service.full_name for service in ipam_pb2.DESCRIPTOR.services_by_name.values())
 
@@ -125,6 +125,12 @@ class IpamApp(App):
         """The copy of the store that the view rests on. Raises Unavailable before it has been read."""
         self._check()
         return self._mirror
+
+    def check_serving(self) -> None:
+        """Raise Unavailable if the store is not known, or can not be followed now."""
+        self._check()
+        if self._mirror.trouble:
+            raise Unavailable(f"ipam: {self._mirror.trouble}")
 
     def _check(self) -> None:
         if not self._prepared:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muslin.cni import result, versions
-from muslin.cni.result import Interface, IPConfig, Result
+from muslin.cni.result import Interface, IPConfig, Result, previous
 from muslin.errors import InvalidArgument
-from services.endpoint.check import differences, previous
+from services.endpoint.check import differences
 from services.endpoint.records import WorkloadEndpoint
 
 RECORD = WorkloadEndpoint("net", "c1", "eth0", "worker", "k8s", "prod.web", addresses=("10.0.0.1", "fd00::1"),
