@@ -20,6 +20,8 @@ async def test_undoes_add(runtime: Runtime) -> None:
     attachment = runtime.sandbox()
     before = runtime.plugin.traces()
     await runtime.add(attachment)
+    assert set(kernel.links(attachment.netns)) == {attachment.ifname}
+    assert runtime.plugin.traces() != before
     await runtime.delete(attachment)
     assert kernel.links(attachment.netns) == {}
     await settled(runtime.plugin, before)
