@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from muslin.errors import MuslinError, Unknown
+from muslin.errors import FailedPrecondition, MuslinError, Unknown
 from muslin.etcd import keys
 from services.ipam import releasing, store
 from services.ipam.assigning import assign
@@ -112,6 +112,11 @@ class _Draft:
             return Short(Unknown(f"{request.identity}: an internal error, which is in the log"))
         if not isinstance(outcome, Granted | Freed):
             return outcome
+        records = max(len(step.expect), len(step.writes) + len(step.changed))
+        if records > store.TRANSACTION_LIMIT:  # it would wait for a place for ever
+            return Short(FailedPrecondition(
+                f"{request.identity}: {records} records would have to be written together, and etcd writes "
+                f"{store.TRANSACTION_LIMIT} at most; its record is damaged, see muslin ipam rebuild"))
         return outcome if self._join(step, request.identity) else None
 
     def _step(self) -> Step:

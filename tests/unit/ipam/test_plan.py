@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from muslin.errors import FailedPrecondition
 from muslin.etcd import keys
 from services.ipam import pools, store
-from services.ipam.blocks import Block
+from services.ipam.blocks import Block, Held
 from services.ipam.handles import Request as Assign
 from services.ipam.outcomes import Damaged, Freed, Granted, Release, Short
 from services.ipam.plan import Plan, plan
@@ -232,6 +233,23 @@ def test_a_damaged_handle_is_refused_on_add_and_released_by_what_the_blocks_say(
     assert [Damaged()] == replica.once("n1", Assign(wanted(1, "n1")))[1]
     assert (True, [Freed(tuple(held))]) == replica.once("n1", Release(identity(1)))
     assert clean(replica)
+
+
+def test_what_does_not_fit_into_any_transaction_is_refused_and_its_neighbours_are_served(replica: Replica) -> None:
+    """A damaged handle can seem to hold any number of addresses: blocks of a /25 pool with one each."""
+    replica.records.put(keys.handle("net", "c1", "eth0"), b"{not json")
+    replica.records.put(keys.pool("tiny"), store.encode(pools.make("tiny", "10.7.0.0/24", 32)))
+    for number in range(130):
+        cidr = f"10.7.0.{number}/32"
+        replica.records.put(keys.block(cidr), store.encode(Block(cidr, "tiny", "n1", 1, 1, {0: Held(identity(1), 1)})))
+    replica.catch_up()
+    done, outcomes = replica.once("n1", Release(identity(1)), Assign(wanted(2, "n2")))
+    assert done
+    refused, given_ = outcomes
+    assert isinstance(refused, Short)
+    assert isinstance(refused.problem, FailedPrecondition)
+    assert "131 records" in refused.reason
+    assert isinstance(given_, Granted)
 
 
 @pytest.mark.parametrize("damage", [
