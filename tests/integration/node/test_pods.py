@@ -79,7 +79,7 @@ def addresses(answer: dict[str, Any]) -> list[str]:
     return [ip["address"].partition("/")[0] for ip in answer["ips"]]
 
 
-async def test_pods_of_both_families_reach_each_other_and_their_host(stack: Stack) -> None:
+async def test_pods_of_both_families_reach_each_other_and_check_finds_them_well(stack: Stack) -> None:
     config = dual(stack)
     with namespaces(2, "pod") as (first, second):
         pods = [Pod("one", first), Pod("two", second)]
@@ -92,6 +92,11 @@ async def test_pods_of_both_families_reach_each_other_and_their_host(stack: Stac
             for address in addresses(answers[1]):
                 assert await asyncio.to_thread(reaches, first, address, 80, timeout=10)
                 assert await asyncio.to_thread(reaches, stack.node, address, 80, timeout=10)
+        done = await stack.invoke("CHECK", pods[0], config | {"prevResult": answers[0]})
+        assert done.status == 0, done
+        command(second, "ip", "-6", "route", "del", "default")
+        done = await stack.invoke("CHECK", pods[1], config | {"prevResult": answers[1]})
+        assert "route ::/0 via fe80::ecee:eeff:feee:eeee of eth0 is missing" in done.error["msg"], done
         for pod in pods:
             assert (await stack.invoke("DEL", pod, config)).status == 0
     assert stack.leftovers() == {}
