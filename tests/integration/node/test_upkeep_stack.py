@@ -172,6 +172,21 @@ async def test_pods_whose_namespace_is_gone_are_cleaned_up(stack: Stack) -> None
         assert (await status(stack))["problems"] == []
 
 
+async def test_a_container_that_was_added_again_is_not_cleaned_up(stack: Stack) -> None:
+    """Its first namespace is gone, and it has another: while a pod that really is gone is found, it stays whole."""
+    with namespace("one") as one, namespace("again") as again, namespace("two") as two, namespace("other") as other:
+        await added(stack, Pod("one", one, name="a"))
+        await added(stack, Pod("two", two, name="b"))
+        await added(stack, Pod("other", other, name="c"))
+        netns.delete(one.name)
+        address = await added(stack, Pod("one", again, name="a"))
+        netns.delete(two.name)
+        await until(lambda: not any("two" in key for key in held(stack)))
+        assert {key.rpartition("/net/")[2] for key in held(stack)} == {"one/eth0", "other/eth0"}
+        assert reaches(other, address, 80)
+        assert (await status(stack))["problems"] == []
+
+
 async def test_a_veth_that_somebody_deleted_is_reported_until_its_del(stack: Stack) -> None:
     """Its rules go; the pod is there still, so its address and its record stay until its DEL."""
     with namespace("one") as one:
