@@ -298,12 +298,14 @@ class Allocator:
         claims = 0
         result = await self._etcd.txn((), [Get(key) for key in made.expect])
         for (key, expected), record in zip(made.expect.items(), result.responses, strict=True):
-            self._view.see(key, record, result.revision)
             if record and record.mod_revision != expected and key.startswith(keys.IPAM_NODES):
                 claims = max(claims, record.mod_revision)
+            else:
+                self._view.see(key, record, result.revision)
         if claims:
             # Another process has claimed a block for the same node. It is not among these records; without it the
-            # node's blocks are not counted right, and one would be claimed though there is one with room.
+            # node's blocks are not counted right, and one would be claimed though there is one with room. So its mark
+            # is not seen here either: it comes with the block, from the mirror, and till then no claim goes through.
             with suppress(TimedOut):
                 await self._mirror.reached(claims, 2.0)
 

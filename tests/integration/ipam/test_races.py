@@ -5,17 +5,49 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import pytest
 
 from muslin.api.ipam.v1 import ipam_pb2
-from muslin.errors import Exhausted, FailedPrecondition
+from muslin.errors import Conflict, Exhausted, FailedPrecondition, TimedOut
 from muslin.etcd import Etcd, keys
-from tests.integration.ipam.clients import Client, identity, outcome
+from muslin.etcd.mirror import Mirror
+from muslin.tasks import TaskSet
+from services.ipam import handles, pools
+from services.ipam.allocator import Allocator
+from services.ipam.config import Config
+from services.ipam.handles import Request
+from services.ipam.store import encode
+from services.ipam.view import View
+from tests.integration.ipam.clients import Client, attachment, identity, outcome
 from tests.support import ipam_invariants
 from tests.support.etcd import EtcdServer
 from tests.support.service import Service
+
+
+@dataclass
+class Process:
+    """What a service is inside."""
+
+    allocator: Allocator
+    view: View
+    following: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def allocating(store: Etcd) -> AsyncIterator[Process]:
+    """An allocator that follows the store; cancel `following` to blind it."""
+    tasks, mirror = TaskSet(), Mirror(store, keys.IPAM)
+    view = View(mirror.items)
+    mirror.subscribe(lambda changes, revision: view.changed([change.key for change in changes], revision))
+    following = tasks.spawn("mirror", mirror.run())
+    try:
+        await asyncio.wait_for(mirror.ready.wait(), 30)
+        yield Process(Allocator(store, mirror, view, tasks), view, following)
+    finally:
+        await tasks.aclose()
 
 
 @contextmanager
@@ -226,3 +258,26 @@ async def test_one_of_each_family_or_none(etcd: EtcdServer, clients: list[Client
     assert {len(addresses) for addresses in given} == {2}
     listed = await clients[0].pools()
     assert (listed["four"].used, listed["six"].used) == (4, 4)
+
+
+async def test_a_process_that_does_not_see_the_other_s_claims_does_not_pass_the_limit(etcd: EtcdServer) -> None:
+    """Its copy of the store stands still: it may not claim a block for a node that has all it may have."""
+    async with Etcd([etcd.endpoint]) as store, AsyncExitStack() as stack:
+        pool = pools.make("p", "10.0.0.0/31", 32, cool_down=0)
+        first = pools.block_at(pool, next(pools.walk(pool, "n1")))
+        await store.put(keys.pool("p"), encode(pool))
+        await store.put(keys.IPAM_CONFIG, encode(Config(strict_affinity=True, max_blocks_per_node=1)))
+        blind, seeing = [await stack.enter_async_context(allocating(store)) for _ in range(2)]
+        # To the one that stands still another node has the block that comes first for n1; in truth it is n1's by then.
+        other = Request(handles.of(attachment(1), "n2"), addresses=(first.removesuffix("/32"),))
+        await blind.allocator.assign(other, 30)
+        blind.following.cancel()
+        await asyncio.wait([blind.following])
+        await seeing.allocator.refresh()
+        await seeing.allocator.release(other.identity, 30)
+        assert await seeing.allocator.release_block(first, seeing.view.block(first).revision, 30)
+        held = await seeing.allocator.assign(Request(handles.of(attachment(2), "n1")), 30)
+        assert held.addresses[0].block == first
+        with pytest.raises((TimedOut, Conflict)):
+            await blind.allocator.assign(Request(handles.of(attachment(3), "n1")), 5)
+        assert len((await store.range(keys.IPAM_BLOCKS)).items) == 1
