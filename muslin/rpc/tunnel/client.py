@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 
@@ -14,6 +15,9 @@ from muslin.rpc.tunnel.context import Pairs, carried, received
 log = logging.getLogger(__name__)
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+CONNECT_SECONDS = 1.0
+"""How long a new stream waits for a connection: a server that is being started anew is back by then."""
+
 _TOGETHER = 256
 """Calls in one message at most: an answer should not wait for very many requests to be read."""
 
@@ -27,7 +31,7 @@ class Tunnel:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """The channel stays the caller's, and must live longer."""
-        self._stub: tunnel_pb2_grpc.TunnelAsyncStub = tunnel_pb2_grpc.TunnelStub(channel)
+        self._channel = channel
         self._stream: _Stream | None = None
         self._closed = False
 
@@ -40,7 +44,7 @@ class Tunnel:
         if self._closed:
             raise _error(grpc.StatusCode.CANCELLED, "the tunnel is closed")
         if self._stream is None or self._stream.ended:
-            self._stream = _Stream(self._stub)
+            self._stream = _Stream(self._channel)
         answer = await self._stream.call(method, request, timeout, metadata)
         if answer.status:
             raise _error(_CODES.get(answer.status, grpc.StatusCode.UNKNOWN), answer.message, received(answer.trailing))
@@ -56,9 +60,10 @@ class Tunnel:
 class _Stream:
     """One stream, from its opening to its end."""
 
-    def __init__(self, stub: tunnel_pb2_grpc.TunnelAsyncStub) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self.ended = False
-        self._stub = stub
+        self._channel = channel
+        self._stub: tunnel_pb2_grpc.TunnelAsyncStub = tunnel_pb2_grpc.TunnelStub(channel)
         self._pending: dict[int, asyncio.Future[tunnel_pb2.Answer]] = {}
         self._outbox: dict[int, tunnel_pb2.Call] = {}
         self._cancelled: list[int] = []
@@ -99,8 +104,12 @@ class _Stream:
 
     async def _run(self) -> None:
         error = _error(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
-        calls = self._stub.Calls(self._requests())
+        calls = None
         try:
+            with suppress(TimeoutError):  # then the stream fails at once, and says why
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._channel.channel_ready()
+            calls = self._stub.Calls(self._requests())
             async for response in calls:
                 for answer in response.answers:
                     future = self._pending.get(answer.id)
@@ -115,7 +124,8 @@ class _Stream:
             log.exception("tunnel")
             error = _error(grpc.StatusCode.INTERNAL, f"{type(problem).__name__}: {problem}")
         finally:
-            calls.cancel()
+            if calls is not None:
+                calls.cancel()
             self._end(error)
 
     def _end(self, error: grpc.aio.AioRpcError) -> None:

@@ -214,7 +214,7 @@ async def test_a_killed_server_is_unavailable_and_a_new_one_is_found(service: Se
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     again = await start(tmp_path)
     try:
-        await service.list(timeout=PATIENCE)  # the channel has found it
+        await again.list()
         answer = await tunnel.call(LIST, request.SerializeToString(), timeout=PATIENCE)
         assert endpoint_pb2.ListResponse.FromString(answer.response).revision == 7
     finally:
@@ -222,3 +222,30 @@ async def test_a_killed_server_is_unavailable_and_a_new_one_is_found(service: Se
         await again.process.wait()
         await again.channel.close()
         await tunnel.aclose()
+
+
+async def test_where_no_server_is_a_call_says_so(tmp_path: Path) -> None:
+    async with rpc.channel(f"unix:{tmp_path}/none.sock") as channel:
+        tunnel = Tunnel(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await tunnel.call(LIST, b"", timeout=PATIENCE)
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+        await tunnel.aclose()
+
+
+async def test_a_server_that_is_about_to_be_there_is_waited_for(tmp_path: Path) -> None:
+    """Though the channel has failed to connect, and is in no hurry to try again."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    async with rpc.channel(f"unix:{tmp_path}/run/test.sock") as channel:
+        channel.get_state(try_to_connect=True)
+        while channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            await channel.wait_for_state_change(channel.get_state())
+        running = await start(tmp_path)
+        await running.list()
+        tunnel = Tunnel(channel)
+        answer = await tunnel.call(LIST, b"", timeout=PATIENCE)
+        assert endpoint_pb2.ListResponse.FromString(answer.response).revision == 7
+        await tunnel.aclose()
+        running.process.kill()
+        await running.process.wait()
+        await running.channel.close()
