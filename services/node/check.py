@@ -28,7 +28,6 @@ from services.node.wiring_plan import (
     HOST_SETTINGS_6,
     End,
     Wiring,
-    bucket,
     host_end,
     networks,
     pod_addresses,
@@ -39,7 +38,7 @@ __all__ = ["differences", "expected_of"]
 
 
 def expected_of(invocation: Invocation, known: str | None = None) -> Wiring:
-    """The wiring that a CHECK's prevResult tells of. The MTU is 0 where it tells none.
+    """The wiring that a CHECK's prevResult tells of, which is silent on rates. The MTU is 0 where it tells none.
 
     `known` is the host interface that the attachment has, as far as we know.
 
@@ -64,11 +63,9 @@ def expected_of(invocation: Invocation, known: str | None = None) -> Wiring:
         ways = networks(r.dst for r in prev.routes if r.gw and ipaddress.ip_address(r.gw) in GATEWAYS)
     except ValueError as error:
         raise Corrupt(f"prevResult.routes: {error}") from None
-    limits = invocation.conf.runtime_bandwidth
     return Wiring(Attachment.from_message(invocation.attachment), invocation.netns, outside[0], inside.mac,
                   pod_addresses([ip.address for ip in prev.ips if ip.interface == number]), inside.mtu,
-                  bucket(limits.ingress_rate, limits.ingress_burst) if limits else None,
-                  bucket(limits.egress_rate, limits.egress_burst) if limits else None, routes=ways, defaults=False)
+                  routes=ways, defaults=False)
 
 
 def differences(host: Connection, expected: Wiring) -> list[str]:

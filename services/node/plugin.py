@@ -25,6 +25,7 @@ from services.node.check import differences, expected_of
 from services.node.enforce.state import Claim, Release
 from services.node.enforcer import Enforcer
 from services.node.kernel import Kernel
+from services.node.netlink.shaping import Bucket
 from services.node.upkeep.service import Upkeep
 from services.node.wiring import Wired
 from services.node.wiring_plan import HOST_MAC, Wiring, bucket, networks, pod_addresses, ways_out
@@ -180,6 +181,10 @@ class Plugin(node_pb2_grpc.PluginServicer):
             attachment = shared
             invocation = dataclasses.replace(invocation, attachment=shared.to_message())
         expected = expected_of(invocation, self._attachments.interfaces.get(attachment))
+        if (wired := self._upkeep.records.get(attachment)) is not None:
+            # Rates that the pod asked for are in no result.
+            expected = dataclasses.replace(expected, ingress=Bucket(*wired.ingress) if wired.ingress else None,
+                                           egress=Bucket(*wired.egress) if wired.egress else None)
 
         async def compare() -> list[str]:
             found = await self._kernel.run(partial(differences, expected=expected))

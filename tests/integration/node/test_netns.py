@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,30 @@ def test_what_the_function_raises_is_raised_here() -> None:
 
     with namespace() as path, pytest.raises(ZeroDivisionError, match="inside"):
         netns.run(path, fail)
+
+
+def test_a_thread_that_goes_there_comes_back() -> None:
+    """Whatever happens there; and no other thread has moved."""
+    home, found = here(), list[int]()
+    there, looked = threading.Barrier(2), threading.Barrier(2)
+    with namespace() as path:
+        def go() -> None:
+            try:
+                with netns.entered(path):
+                    found.append(here())
+                    there.wait(10)
+                    looked.wait(10)
+                    _ = 1 / 0
+            except ZeroDivisionError:
+                found.append(here())
+
+        mover = threading.Thread(target=go)
+        mover.start()
+        there.wait(10)
+        assert here() == inode("/proc/self/ns/net") == home
+        looked.wait(10)
+        mover.join()
+        assert found == [inode(path), home]
 
 
 def test_a_socket_stays_where_it_was_opened() -> None:

@@ -112,6 +112,9 @@ async def test_a_pod_gets_the_mac_address_and_the_rates_that_it_asks_for(stack: 
         assert rate_of(host, outer.index) == 10_000_000
         with Connection(one) as inside:
             assert rate_of(inside, netns.run(one, lambda: socket.if_nametoindex("eth0"))) == 1_000_000
+            command(one, "tc", "qdisc", "del", "dev", "eth0", "root")
+        done = await stack.invoke("CHECK", Pod("one", one, name="asking"), dual(stack, prevResult=answer))
+        assert "eth0 is held to no bytes a second, not 1000000" in done.error["msg"], done
         theirs = {"mac": "02:00:00:00:00:77", "bandwidth": {"ingressRate": 16_000_000}}
         config = dual(stack, runtimeConfig=theirs, capabilities={"mac": True, "bandwidth": True})
         answer = await added(stack, Pod("two", two, name="other"), config)

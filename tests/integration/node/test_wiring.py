@@ -243,3 +243,19 @@ def test_a_link_is_unfinished_until_it_has_its_owner(host: tuple[Path, Connectio
             wire(connection, wiring(pod))
         assert {unfinished for unfinished, _ in seen} == {True, False}
         assert all(unfinished != owned for unfinished, owned in seen)
+
+
+def test_of_a_train_of_requests_the_first_refusal_is_named_and_the_others_happen(host: tuple[Path, Connection]) -> None:
+    """Only the last is acknowledged; a refusal of any, the last too, is an answer. The next exchange is in step."""
+    path, connection = host
+    command(path, "ip", "link", "set", "lo", "down")
+    gone, up = links.delete(900), links.set_link(1, up=True)
+    for requests, refused in (([gone, up, links.delete(901)], 0), ([up, gone], 1), ([gone, up], 0)):
+        with pytest.raises(KernelError, match="delete link 900: ") as caught:
+            connection.request(requests)
+        assert caught.value.index == refused
+        loopback = links.get(connection, "lo")
+        assert loopback
+        assert loopback.up
+        command(path, "ip", "link", "set", "lo", "down")
+    assert connection.request([]) == []
