@@ -127,7 +127,8 @@ class Feed(Generic[One]):
     async def grown(self, timeout: float) -> bool:
         """Wait until there may be something new; False after `timeout` seconds without."""
         try:
-            await asyncio.wait_for(self._grown.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for() would make a task for every change
+                await self._grown.wait()
         except TimeoutError:
             return False
         return True

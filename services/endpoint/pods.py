@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from muslin.errors import Corrupt, MuslinError
 from muslin.etcd import keys
 from services.endpoint import bulk, codec, metrics
+from services.endpoint.commits import OPERATIONS
 from services.endpoint.records import Pod, follow
-from services.endpoint.store import TRANSACTION_LIMIT, Read, Store
+from services.endpoint.store import Read, Store
 
 log = logging.getLogger(__name__)
 
-_ENDPOINTS_AT_ONCE = TRANSACTION_LIMIT // 2
+_ENDPOINTS_AT_ONCE = OPERATIONS // 2
 """Each depends on its pod, too."""
 
 _DELAY = (0.2, 0.6)

@@ -51,6 +51,7 @@ class EndpointApp(App):
     async def stop(self) -> None:
         """Let go of the store."""
         await self.tasks.aclose()  # its tasks use the store
+        await self._store.aclose()
         await self._etcd.aclose()
 
     async def _report(self, part: Part) -> None:

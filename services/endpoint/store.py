@@ -11,26 +11,21 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from muslin.errors import Conflict, Corrupt, TimedOut, Unavailable
-from muslin.etcd import Delete, Etcd, Get, KeyValue, Op, Put, keys, unchanged
+from muslin.etcd import Etcd, KeyValue, keys
 from muslin.etcd.mirror import Change, Mirror
 from services.endpoint import codec, metrics
 from services.endpoint.codec import Listed
+from services.endpoint.commits import Commits, Decide, Read
 from services.endpoint.convert import InventoryChange, addition, deletion, forgotten, told
 from services.endpoint.feed import KEPT, Event, Feed
 from services.endpoint.index import Index
 from services.endpoint.records import Pod, WorkloadEndpoint
 
+__all__ = ["Decide", "Read", "Store"]
+
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-
-Read = Callable[[str], KeyValue | None]
-"""Reads a key; the transaction will depend on it."""
-Decide = Callable[[Read], Mapping[str, bytes | None]]
-"""From what it reads, what to write; None deletes. Without side effects: it is asked again after a conflict."""
-
-TRANSACTION_LIMIT = 128
-"""Operations that etcd takes in one transaction, of each of its lists."""
 
 _OTHER = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES, keys.ENDPOINT_INTERFACES)
 """Keys without a record."""
@@ -50,6 +45,7 @@ class Store:
         """Keys of pods that have changed since whoever empties this did so."""
         self.pods_changed = asyncio.Event()
         self._index = Index()
+        self._commits = Commits(etcd, self.mirrored)
         self._damaged: set[str] = set()
         self._counts: Counter[type[Listed | WorkloadEndpoint]] = Counter()
         mirror.subscribe(self._take)
@@ -157,20 +153,9 @@ class Store:
         fresh = dict(known)
         conflicts = failures = 0
         while True:
-            expect: dict[str, KeyValue | None] = {}
-
-            def read(key: str, expect: dict[str, KeyValue | None] = expect) -> KeyValue | None:
-                expect[key] = fresh[key] if key in fresh else self._mirror.items.get(key)
-                return expect[key]
-
-            writes = decide(read)
-            for key, value in writes.items():
-                if value is not None and expect.get(key) is None:
-                    read(keys.endpoint_fence(key))
+            send = self._commits.alone if conflicts or failures else self._commits.together
             try:
-                result = await self._etcd.txn(
-                    [unchanged(key, item.mod_revision if item else 0) for key, item in expect.items()],
-                    _operations(writes), [Get(key) for key in expect])
+                outcome = await send(decide, fresh)
             except (Unavailable, TimedOut):
                 metrics.UNKNOWN.inc()
                 failures += 1
@@ -178,15 +163,19 @@ class Store:
                     raise
                 await asyncio.sleep(random.uniform(0.5, 1) * min(1.0, 0.05 * 2 ** failures))  # noqa: S311  no secret
                 continue
-            if result.succeeded:
-                return result.revision if writes else 0
-            fresh.update(zip(expect, result.responses, strict=True))
+            if outcome.found is None:
+                return outcome.revision
+            fresh.update(outcome.found)
             metrics.CONFLICTS.inc()
             conflicts += 1
             if conflicts >= _CONFLICTS:
-                raise Conflict(f"{next(iter(expect))}: others changed the same records {_CONFLICTS} times in a row")
+                raise Conflict(f"{next(iter(fresh))}: others changed the same records {_CONFLICTS} times in a row")
             if conflicts > 1:
                 await asyncio.sleep(random.uniform(0, 0.001 * 2 ** min(conflicts, 5)))  # noqa: S311  no secret
+
+    async def aclose(self) -> None:
+        """Give up what is on its way to etcd."""
+        await self._commits.aclose()
 
     # Following the mirror
 
@@ -243,13 +232,6 @@ class Store:
             self._damaged.add(change.key)
         else:
             self._damaged.discard(change.key)
-
-
-def _operations(writes: Mapping[str, bytes | None]) -> list[Op]:
-    """What was decided, and the fences of what is deleted."""
-    operations: list[Op] = [Delete(key) if value is None else Put(key, value) for key, value in writes.items()]
-    fences = {keys.endpoint_fence(key) for key, value in writes.items() if value is None}
-    return operations + [Put(fence, b"") for fence in sorted(fences)]
 
 
 def _known(decode: Callable[[KeyValue], Value], item: KeyValue | None) -> Value | None:
