@@ -153,6 +153,13 @@ def toolchain(include: Path = Path("/usr/include")) -> Toolchain:
                       f"same version: {PACKAGES}")
 
 
+def pack_importer() -> bytes:
+    """What the static build has in the place of importlib, marshalled."""
+    tree = _Strip().visit(ast.parse((SOURCES / "build/importer.py").read_text(encoding="utf-8")))
+    return marshal.dumps(compile(ast.fix_missing_locations(tree), "shim/build/importer.py", "exec", dont_inherit=True,
+                                 optimize=2))
+
+
 def _version() -> str:
     return "python{}.{}".format(*sys.version_info)
 
@@ -173,12 +180,15 @@ def static(tools: Toolchain) -> bytes:
         CanNotBuild: the compiler or linker failed; the message has what it said.
     """
     with tempfile.TemporaryDirectory() as folder:
-        program = pack()
-        if tools.interpreter != sys.executable:
-            program = subprocess.run([tools.interpreter, "-I", __file__, "--pack"], check=True,
-                                     capture_output=True).stdout
-        Path(folder, "program.h").write_text(
-            f"static const unsigned char program[] = {{{','.join(map(str, program))}}};\n")
+        packed = {"program": pack, "importer": pack_importer}
+        if tools.interpreter == sys.executable:
+            arrays = {name: each() for name, each in packed.items()}
+        else:
+            arrays = {name: subprocess.run([tools.interpreter, "-I", __file__, "--pack", name], check=True,
+                                           capture_output=True).stdout for name in packed}
+        Path(folder, "program.h").write_text("".join(
+            f"static const unsigned char {name}[] = {{{','.join(map(str, content))}}};\n"
+            for name, content in arrays.items()))
         made = Path(folder, "muslin")
         command = [tools.compiler, "-O2", "-static", "-no-pie", "-s", f"-I{tools.headers}", f"-I{folder}",
                    str(SOURCES / "build/main.c"), "-o", str(made), str(tools.library), "-lm"]
@@ -247,11 +257,11 @@ def main() -> int:
                       help="one static file with the interpreter inside; needs no Python on the host")
     mode.add_argument("--script", dest="mode", action="store_const", const="script",
                       help="a script for this interpreter")
-    mode.add_argument("--pack", dest="mode", action="store_const", const="pack", help=argparse.SUPPRESS)
+    mode.add_argument("--pack", choices=("program", "importer"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: build/cni/muslin")
     options = parser.parse_args()
-    if options.mode == "pack":  # by the interpreter of the library that we link, when it is not our own
-        sys.stdout.buffer.write(pack())
+    if options.pack:  # by the interpreter of the library that we link, when it is not our own
+        sys.stdout.buffer.write(pack() if options.pack == "program" else pack_importer())
         return 0
     try:
         what = build(options.mode, options.output)

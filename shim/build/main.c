@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "program.h" /* made by scripts/build_shim.py: static const unsigned char program[] */
+#include "program.h" /* made by scripts/build_shim.py: static const unsigned char program[], importer[] */
 
 extern PyObject *PyInit__imp(void), *PyInit__socket(void), *PyInit__thread(void), *PyInit__weakref(void);
 extern PyObject *PyInit_posix(void), *PyInit_time(void), *PyMarshal_Init(void), *_PyWarnings_Init(void);
@@ -25,6 +25,26 @@ struct _inittab _PyImport_Inittab[] = {
 };
 
 static const struct _frozen frozen[] = {{"__muslin__", program, (int)sizeof program, 0}, {NULL, NULL, 0, 0}};
+
+#if PY_VERSION_HEX >> 16 == 0x030b
+/*
+ * The library's frozen modules - importlib, os, site and twenty others - are a megabyte whose strings are all interned
+ * at each start. With these in the place of frozen.o and deepfreeze.o (Python 3.11, Python/frozen.c) neither is linked.
+ */
+struct _module_alias;
+static const struct _frozen none[] = {{NULL, NULL, 0, 0, NULL}};
+static const struct _frozen bootstrap[] = {{"_frozen_importlib", importer, (int)sizeof importer, 0, NULL},
+                                           {NULL, NULL, 0, 0, NULL}};
+static const char *const no_aliases[2];
+
+const struct _frozen *_PyImport_FrozenBootstrap = bootstrap;
+const struct _frozen *_PyImport_FrozenStdlib = none;
+const struct _frozen *_PyImport_FrozenTest = none;
+const struct _frozen *PyImport_FrozenModules;
+const struct _module_alias *_PyImport_FrozenAliases = (const struct _module_alias *)no_aliases;
+int _Py_Deepfreeze_Init(void) { return 0; }
+void _Py_Deepfreeze_Fini(void) {}
+#endif
 
 /* What the runtime is told when not even Python comes up. */
 static int defect(const char *what) {
@@ -69,6 +89,6 @@ int main(void) {
     if (PyStatus_Exception(status)) return defect(status.err_msg ? status.err_msg : "no reason given");
     PyGC_Disable(); /* the process is gone before there is garbage */
     PyImport_AddModule("encodings"); /* asked for at the first bad byte; UTF-8 is built in, so it may be empty */
-    PyImport_ImportModule("__muslin__"); /* runs the plugin and exits */
+    PyImport_ImportFrozenModule("__muslin__"); /* runs the plugin and exits */
     return defect("its program did not run");
 }
