@@ -79,7 +79,7 @@ async def test_no_namespace(runtime: Runtime, what: str, tmp_path: Path) -> None
     await settled(runtime.plugin, before)
 
 
-@must("ADD", "a failed ADD does not keep a later one from success", "2, ADD")
+@must("ADD", "a failed ADD does not keep a later one from success", "2, ADD", each=False)
 async def test_success_after_failure(runtime: Runtime) -> None:
     attachment = runtime.sandbox()
     error_of(await runtime.call("ADD", attachment, CNI_NETNS="/nowhere"))
@@ -103,7 +103,8 @@ async def test_namespace_of_a_process(runtime: Runtime) -> None:
     assert kernel.links(attachment.netns) == {}
 
 
-@must("ADD", "a container may be added again under another name; each is an attachment of its own", "2, ADD")
+@must("ADD", "a container may be added again under another name; each is an attachment of its own", "2, ADD",
+      each=False)
 async def test_second_interface(runtime: Runtime) -> None:
     first = runtime.sandbox()
     second = type(first)(first.container, first.netns, "net1")
