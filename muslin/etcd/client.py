@@ -127,11 +127,12 @@ class Etcd:
                 raise
             return await self._when_full(compare, success, problem, timeout)
         if not idempotent:
-            self._note(response.header.revision)
+            self.written = max(self.written, response.header.revision)
+            self.hurry()
         return wire.txn_result(response)
 
-    def _note(self, revision: int) -> None:
-        self.written = max(self.written, revision)
+    def hurry(self) -> None:
+        """Let nobody wait in `next_write` any longer."""
         if self._wrote and not self._wrote.done():
             self._wrote.set_result(None)
 
@@ -140,7 +141,7 @@ class Etcd:
         loop = asyncio.get_running_loop()
         if self._wrote is None or self._wrote.done():
             self._wrote = loop.create_future()
-        timer = loop.call_later(timeout, self._note, 0)
+        timer = loop.call_later(timeout, self.hurry)
         try:
             await asyncio.shield(self._wrote)
         finally:

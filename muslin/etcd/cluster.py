@@ -47,7 +47,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),  # never send the store's traffic through a proxy meant for the web
 )
 
-REQUIRE_LEADER = (("hasleader", "true"),)
+REQUIRE_LEADER = grpc.aio.Metadata(("hasleader", "true"))
 """Metadata: a member that has lost its leader must refuse at once, and end a watch, instead of going silent."""
 
 _ENDPOINT = re.compile(r"(?:http://)?(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^\s/:\[\]]+)):(?P<port>[0-9]{1,5})/?")

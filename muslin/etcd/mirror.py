@@ -106,6 +106,7 @@ class Mirror:
         """
         if self.revision >= revision:
             return
+        self._etcd.hurry()
         waiting = asyncio.get_running_loop().create_future()
         entry = (revision, waiting)
         self._waiting.append(entry)

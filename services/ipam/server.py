@@ -30,7 +30,7 @@ _LOOK = 0.5
 """Seconds between looks at whether the mirror follows: it announces changes of records, not of its own state."""
 
 
-_YIELDS = 0.005
+_YIELDS = 0.02
 """Seconds for which the mirror may be behind to let assignments go first: they rest on what this process wrote, not on
 its echo, and a change of another's that is seen late costs a conflict."""
 
