@@ -27,7 +27,7 @@ def clean(prefix: str = "") -> list[str]:
     """Remove it; says what was there. With a prefix, of the links only those whose name begins with it.
 
     Raises:
-        KernelError: something could not be removed.
+        MuslinError: something could not be removed.
     """
     removed: list[str] = []
     with Connection() as connection:
@@ -39,13 +39,14 @@ def clean(prefix: str = "") -> list[str]:
         removed += [f"link {link.name} ({link.alias})" for link in ours]
         removed += [f"link {name} (unfinished)" for name in remove_unfinished(connection)]
     with Nftables() as nft:
-        removed += [f"rules of ours in {where}" for where in Iptables(nft, ()).close()]
         try:
             nft.commit([delete_table(names.TABLE)])
             removed.append(f"table inet {names.TABLE}")
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
+        # Last, for it may need a program that is not there.
+        removed += [f"rules of ours in {where}" for where in Iptables(nft, ()).close()]
     return removed
 
 

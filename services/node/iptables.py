@@ -67,6 +67,7 @@ class Iptables:
             self._nft.commit([m.delete_rule(_TABLE, _CHAIN, handle) for handle in ours], family)
             if ours:
                 found.append(_where(version))
+            # Where its program is gone, nobody can; and most likely there never was a rule.
             if (program := _legacy(version)) and (rules := [r for r in _listed(program) if COMMENT in r]):
                 for rule in rules:
                     _run(program, "-D", *rule[1:])
@@ -88,8 +89,11 @@ class Iptables:
 
     def _open_legacy(self, version: int) -> Iterator[str]:
         program = _legacy(version)
-        if not program:
+        if program is None:
             return
+        if not program:
+            raise IOFailure(f"the kernel has the table of {_LEGACY_PROGRAMS[version][0]}, and that program is not "
+                            f"installed: install it, or see to it that its chain {_CHAIN} does not drop pods' packets")
         rules = _listed(program)
         if ["-P", _CHAIN, "DROP"] not in rules:
             return
@@ -121,18 +125,20 @@ def _where(version: int, *, legacy: bool = False) -> str:
     return f"chain {_CHAIN} of table {'ip' if version == 4 else 'ip6'} {_TABLE}{' (legacy)' if legacy else ''}"
 
 
-def _legacy(version: int) -> str:
-    """The program for the older kind of table, if the kernel has that table here; asking it would make it."""
+def _legacy(version: int) -> str | None:
+    """The program for the older kind of table, empty if it is not installed.
+
+    None if the kernel does not have that table here; asking the program would make it.
+    """
     try:
         if _TABLE not in _LEGACY_TABLES[version].read_text().split():
-            return ""
+            return None
     except OSError:
-        return ""
+        return None
     for name in _LEGACY_PROGRAMS[version]:
         if (path := shutil.which(name)) and "legacy" in _version(path):
             return path
-    raise IOFailure(f"the kernel has the table of {_LEGACY_PROGRAMS[version][0]}, and that program is not installed: "
-                    f"install it, or see to it that its chain {_CHAIN} does not drop pods' packets")
+    return ""
 
 
 @cache

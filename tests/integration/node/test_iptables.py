@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from muslin import netns
+from muslin.errors import IOFailure
 from services.node.cleanup import clean
 from services.node.enforce.program import Policy
 from services.node.iptables import Iptables
@@ -97,6 +98,16 @@ def test_no_table_of_iptables_is_made_where_there_is_none(made: World) -> None:
     assert opened(made) == []
     assert command(made.host, "nft", "list", "tables").splitlines() == ["table inet muslin"]
     assert netns.run(made.host, lambda: Path("/proc/thread-self/net/ip_tables_names").read_text()) == ""
+
+
+def test_a_legacy_table_without_its_program_is_an_error_that_says_what_to_do(
+        made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But no obstacle to cleaning up."""
+    command(made.host, "iptables-legacy", "-P", "FORWARD", "DROP")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(IOFailure, match="iptables-legacy, and that program is not installed: install it"):
+        opened(made)
+    assert netns.run(made.host, Iptables(made.nft, PREFIXES).close) == []
 
 
 def test_a_rule_that_somebody_deleted_comes_again(made: World) -> None:
