@@ -61,6 +61,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     workload: str = ""
     namespace: str = ""
     pod: str = ""
+    pod_uid: str = ""
     service_account: str = ""
     profiles: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
@@ -91,7 +92,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         """As the endpoint service has it."""
         return endpoint_pb2.WorkloadEndpoint(
             attachment=self.attachment.to_message(), node=node, orchestrator=self.orchestrator,
-            workload=self.workload, namespace=self.namespace, pod=self.pod, service_account=self.service_account,
+            workload=self.workload, namespace=self.namespace, pod=self.pod, pod_uid=self.pod_uid,
+            service_account=self.service_account,
             labels=self.labels, addresses=self.addresses, profiles=self.profiles, host_interface=self.host_interface,
             mac=self.mac, netns=self.netns,
             ports=[endpoint_pb2.NamedPort(name=p.name, protocol=p.protocol, port=p.port) for p in self.ports])
@@ -132,6 +134,7 @@ def of_add(invocation: Invocation, wiring: Wiring, boot: str) -> Record:
         egress=(wiring.egress.rate, wiring.egress.burst) if wiring.egress else None,
         orchestrator=invocation.orchestrator,
         workload=invocation.workload, namespace=invocation.namespace, pod=invocation.pod,
+        pod_uid=invocation.args.get("K8S_POD_UID", "") if invocation.kubernetes else "",
         profiles=invocation.context.profiles, labels=invocation.conf.labels)
 
 
@@ -141,7 +144,7 @@ def from_endpoint(endpoint: endpoint_pb2.WorkloadEndpoint, boot: str, known: Rec
         network=endpoint.attachment.network, container_id=endpoint.attachment.container_id,
         ifname=endpoint.attachment.ifname, boot=boot, host_interface=endpoint.host_interface, mac=endpoint.mac,
         addresses=tuple(endpoint.addresses), netns=endpoint.netns, orchestrator=endpoint.orchestrator,
-        workload=endpoint.workload, namespace=endpoint.namespace, pod=endpoint.pod,
+        workload=endpoint.workload, namespace=endpoint.namespace, pod=endpoint.pod, pod_uid=endpoint.pod_uid,
         service_account=endpoint.service_account, profiles=tuple(endpoint.profiles), labels=dict(endpoint.labels),
         ports=tuple(Port(p.name, p.protocol, p.port) for p in endpoint.ports))
     if known is None:

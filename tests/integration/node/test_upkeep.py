@@ -21,7 +21,7 @@ from muslin import netns, rpc
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.node.v1 import node_pb2
 from muslin.api.policy.v1 import policy_pb2
-from muslin.errors import InvalidArgument, MuslinError, Unavailable
+from muslin.errors import FailedPrecondition, InvalidArgument, MuslinError, Unavailable
 from services.node.netlink import links
 from services.node.netlink.connection import Connection
 from services.node.wiring import UNFINISHED_GROUP
@@ -372,3 +372,30 @@ async def test_status_says_whether_an_add_would_be_served(node: Node) -> None:
     node.programs.hold.set()
     await node.daemon.ready()
     await asked()
+
+
+async def test_status_tells_of_policy_that_is_not_followed_any_more(tmp_path: Path) -> None:
+    """Not at once: a policy service that is started anew is back before that."""
+    (tmp_path / "run").mkdir(mode=0o700)
+
+    async def asked(running: Daemon) -> None:
+        with rpc.translated("node"):
+            await running.plugin.Status(cni_pb2.StatusRequest(call=cni_pb2.Call(config=daemon.CONFIG)), timeout=10)
+
+    with namespace("host") as host:
+        async with daemon.policy_service(tmp_path / "run"):
+            running = await daemon.spawn(host, tmp_path / "run")
+            await running.ready()
+        try:
+            problem: MuslinError | None = None
+            async with asyncio.timeout(PATIENCE):
+                while problem is None:
+                    try:
+                        await asked(running)
+                    except MuslinError as failure:
+                        problem = failure
+                    await asyncio.sleep(0.1)
+        finally:
+            await running.stop()
+    assert isinstance(problem, FailedPrecondition)
+    assert "may not be in force: policy stream: no stream from the policy service" in problem.message

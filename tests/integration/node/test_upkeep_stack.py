@@ -145,18 +145,23 @@ async def test_a_record_that_was_lost_is_given_back(stack: Stack) -> None:
 
 
 async def test_a_record_of_which_there_is_nothing_here_goes(stack: Stack) -> None:
-    """As of a pod that was here before the machine was started anew; one that is here stays."""
+    """As of a pod that was here before the machine was started anew; one that is here stays.
+
+    So does what somebody else made here, by another way than the chain.
+    """
     with namespace("one") as one:
         await added(stack, Pod("one", one))
+        command(stack.node, "ip", "link", "add", "theirs", "type", "veth", "peer", "name", "far")
         async with rpc.channel(f"unix:{stack.run}/endpoint.sock") as channel:
             endpoints: endpoint_pb2_grpc.EndpointsAsyncStub = endpoint_pb2_grpc.EndpointsStub(channel)
-            await endpoints.Create(endpoint_pb2.CreateRequest(endpoint=endpoint_pb2.WorkloadEndpoint(
-                attachment=cni_pb2.Attachment(network="net", container_id="old", ifname="eth0"), node="node1",
-                addresses=["192.168.99.99"], host_interface="mus00000000000", mac="02:00:00:00:00:01",
-                profiles=["net"])), timeout=10)
-        assert len([key for key in stack.records() if "/endpoints/" in key]) == 2
-        await until(lambda: [key.rpartition("/net/")[2] for key in stack.records() if "/endpoints/" in key]
-                    == ["one/eth0"])
+            for number, (container, interface) in enumerate((("old", "mus00000000000"), ("theirs", "theirs")), 1):
+                await endpoints.Create(endpoint_pb2.CreateRequest(endpoint=endpoint_pb2.WorkloadEndpoint(
+                    attachment=cni_pb2.Attachment(network="net", container_id=container, ifname="eth0"), node="node1",
+                    addresses=[f"192.168.99.{number}"], host_interface=interface, mac="02:00:00:00:00:01",
+                    profiles=["net"])), timeout=10)
+        assert len([key for key in stack.records() if "/endpoints/" in key]) == 3
+        await until(lambda: sorted(key.rpartition("/net/")[2] for key in stack.records() if "/endpoints/" in key)
+                    == ["one/eth0", "theirs/eth0"])
 
 
 async def test_pods_whose_namespace_is_gone_are_cleaned_up(stack: Stack) -> None:
