@@ -271,6 +271,31 @@ def test_a_damaged_block_is_set_aside(replica: Replica, damage: bytes) -> None:
     assert replica.records.values[keys.block(block.cidr)] == damage
 
 
+def test_the_echo_of_a_write_is_told_from_another_s(replica: Replica) -> None:
+    """Seen before the answer or after it; not any more when somebody else has written since."""
+    records, view = replica.records, replica.view
+    made = plan(view, [Assign(wanted(1, "n1"))])
+    view.writing(made.writes, made.changed.values())
+    assert records.commit(made.expect, made.writes)
+    replica.catch_up()
+    assert view.ours == made.writes.keys(), "its echo comes before its answer"
+    view.written(made.writes)
+    replica.catch_up()
+    assert not view.ours
+
+    made = plan(view, [Assign(wanted(2, "n1"))])
+    assert records.commit(made.expect, made.writes)
+    for key in made.writes:
+        view.see(key, records.items[key], records.revision, ours=True)
+    block = next(key for key in made.writes if key.startswith(keys.IPAM_BLOCKS))
+    records.put(block, store.encode(msgspec.structs.replace(made.changed[keys.parse_block(block)], leaving=True)))
+    replica.catch_up()
+    assert view.ours == made.writes.keys() - {block}
+    known = view.block(keys.parse_block(block)).value
+    assert known
+    assert known.leaving, "what another wrote is seen"
+
+
 class Races(RuleBasedStateMachine):
     """Three processes with views of any age, transactions that are delayed, lost or answered late, on few addresses.
 

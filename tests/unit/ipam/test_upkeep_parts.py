@@ -139,3 +139,31 @@ async def test_damage_is_counted_as_it_comes_and_goes() -> None:
         assert (counted("handle"), counted("block"), counted("config")) == (0, 0, 1)
     finally:
         await tasks.aclose()
+
+
+async def test_what_this_process_wrote_is_not_looked_at_unless_it_mends_something() -> None:
+    """A damaged record of another's is counted until it is overwritten, by whomever; one's own are never decoded."""
+    records: dict[str, KeyValue] = {}
+    ours: set[str] = set()
+    damage, tasks = Damage(records, lambda: ours), TaskSet()
+    tasks.spawn("damage", damage.run())
+
+    async def put(key: str, value: bytes) -> None:
+        records[key] = KeyValue(key, value, 1, 1)
+        damage.changed([Change(key, None, records[key])], 1)
+        await asyncio.sleep(0.02)
+
+    def counted() -> float:
+        return float(metrics.DAMAGED.labels("handle")._value.get())
+
+    mended, own = (Handle("net", name, "eth0", "n1") for name in "ab")
+    try:
+        await put(store.handle_key(mended.identity), b"{")
+        assert counted() == 1
+        ours |= {store.handle_key(mended.identity), store.handle_key(own.identity)}
+        await put(store.handle_key(own.identity), b"{")  # it never writes that: so it is seen whether it is looked at
+        assert counted() == 1
+        await put(store.handle_key(mended.identity), store.encode(mended))
+        assert counted() == 0
+    finally:
+        await tasks.aclose()
