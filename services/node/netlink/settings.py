@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from muslin import netns
 from services.node.errors import KernelError
 from services.node.netlink.connection import Connection
 
-__all__ = ["read", "write"]
+__all__ = ["read", "writable", "write"]
 
 _ROOT = Path("/proc/sys/net")
 
@@ -38,6 +39,16 @@ def write(connection: Connection, path: str, value: int) -> None:
                 (_ROOT / path).write_text(str(value))
     except OSError as error:
         raise KernelError(error.errno or errno.EIO, f"set net.{path.replace('/', '.')}={value}") from error
+
+
+def writable(connection: Connection, path: str) -> bool:
+    """Whether a setting can be changed here.
+
+    Raises:
+        NotFound: the namespace is gone.
+    """
+    with _inside(connection):
+        return os.access(_ROOT / path, os.W_OK)
 
 
 def _value(path: str) -> str | None:

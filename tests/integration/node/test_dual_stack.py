@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from muslin import netns
-from muslin.errors import FailedPrecondition
 from services.node.attachment import Attachment
 from services.node.enforce.program import Action, Kind, Policy, Rule
-from services.node.errors import KernelError
-from services.node.netlink import links, network, settings
+from services.node.netlink import links, network
 from services.node.netlink.connection import Connection
 from services.node.netlink.network import Neighbour, Route
 from services.node.wiring import wire
@@ -191,22 +191,44 @@ def test_a_second_interfaces_way_out_comes_second() -> None:
         assert len([r for r in network.routes(inside) if r.destination == ipaddress.ip_network("::/0")]) == 2
 
 
-def test_where_proc_may_not_be_written_it_works_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container: /proc/sys is there, and read-only."""
-    writes = settings.write
+READ_ONLY = """
+import ipaddress, sys
+from muslin.errors import MuslinError
+from services.node.attachment import Attachment
+from services.node.check import differences
+from services.node.netlink.connection import Connection
+from services.node.wiring import wire
+from services.node.wiring_plan import Wiring
+planned = Wiring(Attachment("net", "c", "eth0"), sys.argv[2], "mus1", "02:00:00:00:00:09",
+                 tuple(map(ipaddress.ip_address, sys.argv[3:])))
+with Connection(sys.argv[1]) as host:
+    try:
+        wire(host, planned)
+    except MuslinError as problem:
+        sys.exit(problem.message)
+    print([each for each in differences(host, planned) if "sources" not in each and "table" not in each])
+"""
 
-    def refuse(connection: Connection, path: str, value: int) -> None:
-        if settings.read(connection, path) != str(value):
-            raise KernelError(30, f"set net.{path}")
-        writes(connection, path, value)
 
-    monkeypatch.setattr(settings, "write", refuse)
-    planned = Wiring(Attachment("net", "c", "eth0"), "", "mus1", "02:00:00:00:00:09",
-                     (ipaddress.ip_address("fd00::1"),))
-    with namespace("host") as host, namespace("pod") as pod, Connection(host) as outside:
-        with pytest.raises(FailedPrecondition, match=r"net\.ipv6\.conf\.all\.forwarding=1"):
-            wire(outside, dataclasses.replace(planned, netns=str(pod)))
+def read_only(host: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Wire a pod and check it where /proc/sys may only be read, as in a container."""
+    mounts = "mount --make-rprivate / && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+    return subprocess.run(["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", sys.executable, "-c",
+                           READ_ONLY, str(host), *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_where_proc_may_not_be_written_it_works_or_says_what_is_missing() -> None:
+    """IPv4 needs nothing of it; IPv6 needs a host that forwards, and names what else is not as intended."""
+    with namespace("host") as host, namespace("four") as four, namespace("six") as six, Connection(host) as outside:
+        done = read_only(host, str(four), "10.9.0.1")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+        command(host, "ip", "link", "del", "mus1")
+        done = read_only(host, str(six), "fd00:9::1")
+        assert done.returncode == 1
+        assert "set net.ipv6.conf.all.forwarding=1" in done.stderr
         assert links.get(outside, "mus1") is None
         command(host, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
-        wire(outside, dataclasses.replace(planned, netns=str(pod)))
-        assert links.get(outside, "mus1")
+        done = read_only(host, str(six), "fd00:9::1")
+        assert (done.returncode, done.stdout) == (0, "[]\n"), done
+        assert "net.ipv6.conf.mus1: can not set" in done.stderr
+        assert "accept_ra=0 (Read-only file system)" in done.stderr
