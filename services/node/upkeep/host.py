@@ -124,7 +124,9 @@ def _inet(reply: Reply) -> dict[str, int]:
 
 
 def _inet6(connection: Connection, name: str) -> dict[str, str]:
-    read = {setting: settings.read(connection, f"ipv6/conf/{name}/{setting}") for setting in HOST_SETTINGS_6}
+    # Where /proc/sys may only be read, what is not as it should be stays so: see wiring.
+    read = {setting: settings.read(connection, path) for setting in HOST_SETTINGS_6
+            if settings.writable(connection, path := f"ipv6/conf/{name}/{setting}")}
     return {setting: value for setting, value in read.items() if value is not None}
 
 

@@ -45,6 +45,9 @@ LOOK_SECONDS = 3.0
 SETTLE_SECONDS = 0.03
 """After the kernel told of a deletion: who deletes one thing often deletes more."""
 
+LOOKING_SHARE = 0.2
+"""Of the time, at most, however much the kernel tells: on a host with many routes of others that may be much."""
+
 
 class Reconciler:
     """The one that looks. Its maps are changed by it and by the verbs, all on the event loop."""
@@ -98,24 +101,26 @@ class Reconciler:
     async def run(self, tasks: TaskSet) -> None:
         """Look, for ever. What has to ask other services is a task of its own: they may take their time."""
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        due, took = loop.time(), 0.0
         while True:
             try:
                 async with asyncio.timeout_at(due):
                     await self._wake.wait()
-                await asyncio.sleep(SETTLE_SECONDS)
+                await asyncio.sleep(max(SETTLE_SECONDS, took / LOOKING_SHARE))
             except TimeoutError:
                 pass
             self._wake.clear()
             everything = loop.time() >= due
             if everything:
                 due = loop.time() + LOOK_SECONDS
+            began = loop.time()
             try:
                 host = await self._look()
                 if everything and (self._cleaning is None or self._cleaning.done()):
                     self._cleaning = tasks.spawn("cleaning", self._clean_up(host))
             except MuslinError as error:
                 log.warning("can not look after what is wired: %s", error)
+            took = loop.time() - began
 
     async def _look(self) -> Host:
         links, records = dict(self._links), self._records.all()
