@@ -124,10 +124,14 @@ def _inet(reply: Reply) -> dict[str, int]:
 
 
 def _inet6(connection: Connection, name: str) -> dict[str, str]:
-    # Where /proc/sys may only be read, what is not as it should be stays so: see wiring.
-    read = {setting: settings.read(connection, path) for setting in HOST_SETTINGS_6
-            if settings.writable(connection, path := f"ipv6/conf/{name}/{setting}")}
-    return {setting: value for setting, value in read.items() if value is not None}
+    """IPv6 settings that are there; none that is not as it should be and that nobody can set: see wiring."""
+    found = {}
+    for setting, wanted in HOST_SETTINGS_6.items():
+        path = f"ipv6/conf/{name}/{setting}"
+        value = settings.read(connection, path)
+        if value is not None and (value == str(wanted) or settings.writable(connection, path)):
+            found[setting] = value
+    return found
 
 
 def compare(end: End, wiring: Wiring) -> list[Difference]:
