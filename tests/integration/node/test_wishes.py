@@ -58,17 +58,21 @@ def seconds(source: Path, target: Path, address: str, size: int) -> float:
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
 def test_a_rate_is_kept_in_its_direction(direction: str) -> None:
-    """A second's worth at the rate, beyond what may go at once, takes no less; the other way a fraction of it."""
+    """A second's worth at the rate, beyond what may go at once, takes no less; the other way a fraction of it.
+
+    The best of many tries counts there: a machine with other work may be slow, a limit always is.
+    """
     with namespace("host") as host, namespace("a") as a, namespace("b") as b, Connection(host) as links:
         limit = bucket(8 * RATE, 8 * LEAST_BURST)
         assert limit == Bucket(RATE, LEAST_BURST)
         wire(links, plan(a, 1, **{direction: limit}))
         wire(links, plan(b, 2))
         size = RATE + LEAST_BURST
-        into, out = seconds(b, a, "10.9.0.1", size), seconds(a, b, "10.9.0.2", size)
-        limited, free = (into, out) if direction == "ingress" else (out, into)
-        assert limited > 0.95
-        assert limited > 3 * free
+        ways = ((b, a, "10.9.0.1"), (a, b, "10.9.0.2"))
+        limited, free = ways if direction == "ingress" else reversed(ways)
+        spent = seconds(*limited, size)
+        assert spent > 0.95
+        assert any(3 * seconds(*free, size) < spent for _ in range(30))
 
 
 def test_rates_come_back_from_the_kernel() -> None:
