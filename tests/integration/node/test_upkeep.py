@@ -35,6 +35,9 @@ pytestmark = pytest.mark.root
 PATIENCE = 60.0
 """Seconds; what is waited for takes less than ten on an idle machine."""
 
+PERMANENT = ("neigh", "show", "nud", "permanent")
+"""Of neighbours those that are made; others come and go."""
+
 A, B, C = ("a", "10.0.0.1", "musa"), ("b", "10.0.0.2", "musb"), ("c", "10.0.0.3", "musc")
 
 
@@ -115,7 +118,7 @@ async def test_what_others_change_at_the_hosts_end_is_put_in_order(node: Node) -
         node.inside("ip", "route", "add", "10.9.9.9/32", "dev", "musa")
 
         def seen() -> list[str]:
-            lines = [line for about in (("route",), ("neigh",), ("link",)) for line in
+            lines = [line for about in (("route",), PERMANENT, ("link",)) for line in
                      node.inside("ip", *about).splitlines()]
             return [*lines, *(command(node.host, "sysctl", f"net.ipv4.conf.musa.{name}", check=False)
                               for name in ("rp_filter", "proxy_arp", "forwarding", "route_localnet"))]
@@ -144,6 +147,31 @@ async def test_what_others_change_at_the_hosts_end_is_put_in_order(node: Node) -
         assert node.links() == {}
         await node.stop()
         assert node.logs.count("somebody changed the wiring of net/a/eth0") > len(damages)
+
+
+async def test_what_others_change_of_ipv6_is_put_in_order(node: Node) -> None:
+    node.programs.snapshot = policy_pb2.SubscribeResponse(revision=1, snapshot=True, policies=[allow_all()],
+                                                          endpoints=[endpoint("a", "10.0.0.1", "musa", ipv6="fd00::1")])
+    with namespace("pod") as pod:
+        await node.daemon.add(call("a", pod, "10.0.0.1", "musa", ipv6="fd00::1"))
+
+        def seen() -> list[str]:
+            lines = [line for about in (("route", "show"), PERMANENT, ("address", "show")) for line in
+                     node.inside("ip", "-6", *about, "dev", "musa").splitlines()]
+            return sorted([*lines, *(node.inside("sysctl", f"net.ipv6.conf.musa.{name}")
+                                     for name in ("accept_ra", "forwarding", "proxy_ndp"))])
+
+        whole = seen()
+        damages = (("ip", "-6", "route", "delete", "fd00::1/128"),
+                   ("ip", "-6", "neigh", "delete", "fd00::1", "dev", "musa"),
+                   ("ip", "-6", "address", "delete", "fe80::ecee:eeff:feee:eeee/128", "dev", "musa"),
+                   ("sysctl", "-qw", "net.ipv6.conf.musa.proxy_ndp=0"),
+                   ("sysctl", "-qw", "net.ipv6.conf.musa.accept_ra=1"))
+        for damage in damages:
+            node.inside(*damage)
+            await until(lambda: seen() == whole)
+        await node.stop()
+        assert node.logs.count("somebody changed the wiring of net/a/eth0") >= len(damages)
 
 
 async def test_a_veth_that_somebody_deleted_takes_its_rules_along(node: Node) -> None:
