@@ -62,25 +62,26 @@ class Sandbox(msgspec.Struct, frozen=True):
         return f"{self.namespace}/{self.pod}"
 
 
-def load(path: str | None, socket: str = "") -> Network:
+def load(path: str | None, socket: str = "", state: str = "") -> Network:
     """The network of a configuration file (.conf, or .conflist with `plugins`), or the default one.
 
     Raises as `parse` does; IOFailure if the file can not be read.
     """
     if path is None:
-        return parse(DEFAULT_CONFIGURATION, "the default configuration", socket)
+        return parse(DEFAULT_CONFIGURATION, "the default configuration", socket, state)
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise IOFailure(f"{path}: {error.strerror}") from error
-    return parse(raw, path, socket)
+    return parse(raw, path, socket, state)
 
 
-def parse(raw: bytes, origin: str, socket: str = "") -> Network:
+def parse(raw: bytes, origin: str, socket: str = "", state: str = "") -> Network:
     """The network that a configuration describes.
 
     A single configuration reaches its plugin byte for byte as it was written. `socket` is set as `muslin.socket`
-    where the configuration has none: how plugins find services that are not in their default place.
+    where the configuration has none, and `state` as `muslin.state_dir`: how plugins find services and their state where
+    they are not in their default place.
 
     Raises Corrupt if it is not a JSON object, InvalidArgument for a field.
     """
@@ -92,14 +93,14 @@ def parse(raw: bytes, origin: str, socket: str = "") -> Network:
         raise Corrupt(f"{origin} is not a JSON object")
     name, version = _text(document, "name", origin), document.get("cniVersion", "0.1.0")
     if "plugins" not in document:
-        config = json.dumps(_with_socket(document, socket)).encode() if socket else raw
+        config = json.dumps(_with_places(document, socket, state)).encode() if socket or state else raw
         return Network(name, version, False, [Plugin(_type(document, "type", origin), config)])
     entries = document["plugins"]
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidArgument(f"{origin}: plugins must be a list of objects")
     plugins = []
     for index, entry in enumerate(entries):
-        text = json.dumps(_with_socket({**entry, "name": name, "cniVersion": version}, socket))
+        text = json.dumps(_with_places({**entry, "name": name, "cniVersion": version}, socket, state))
         plugins.append(Plugin(_type(entry, "type", f"{origin}: plugins[{index}]"), text.encode()))
     return Network(name, version, True, plugins)
 
@@ -199,8 +200,7 @@ def _type(document: Mapping[str, Any], key: str, origin: str) -> str:
     return kind
 
 
-def _with_socket(document: Mapping[str, Any], socket: str) -> dict[str, Any]:
-    if not socket:
-        return dict(document)
+def _with_places(document: Mapping[str, Any], socket: str, state: str) -> dict[str, Any]:
+    places = {name: place for name, place in (("socket", socket), ("state_dir", state)) if place}
     own = document.get("muslin") or {}
-    return {**document, "muslin": {"socket": socket, **own}} if isinstance(own, dict) else dict(document)
+    return {**document, "muslin": {**places, **own}} if places and isinstance(own, dict) else dict(document)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from muslin.cli.client import Services, services
 from muslin.cli.console import Console, fancy
-from muslin.cli.places import DEFAULT_RUN, Places
+from muslin.cli.places import DEFAULT_RUN, DEFAULT_STATE, Places
 from muslin.cli.play import cni, stage
 from muslin.cli.play.examine import examine
 from muslin.cli.play.flows import Answer, Finding, Flow, PlayedPort
@@ -59,7 +59,8 @@ async def play(run: Path, files: Sequence[str], conf: str | None, bin_dirs: Sequ
     console = Console()
     manifest = load(files)
     async with services(run) as up:
-        network = cni.load(conf, "" if run == DEFAULT_RUN else str(up.places.socket("node")))
+        network = cni.load(conf, "" if run == DEFAULT_RUN else str(up.places.socket("node")),
+                           "" if up.places.state == DEFAULT_STATE else str(up.places.state))
         match = await perform(up, console, manifest, network, bin_dirs, keep=keep, show=output == "text")
     console.result(match.json() if output == "json" else match.summary())
     return match.exit_code

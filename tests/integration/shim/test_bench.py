@@ -62,6 +62,15 @@ def test_it_measures_and_cleans_up() -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_cleans_up_too(signum: signal.Signals) -> None:
     process = start("--n", "100000")
+    try:
+        interrupted(process, signum)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=300)
+
+
+def interrupted(process: subprocess.Popen[str], signum: signal.Signals) -> None:
     until = time.monotonic() + 60
     started: list[int] = []
     while len(started) < 6:  # `muslin up`, etcd and four services; no event tells us of them
@@ -69,9 +78,9 @@ def test_interrupted_it_cleans_up_too(signum: signal.Signals) -> None:
         assert process.poll() is None, process.communicate()
         started = list(descendants(process.pid))
         time.sleep(0.2)
-    assert len(namespaces(process.pid)) == 30
+    assert namespaces(process.pid) != []
     process.send_signal(signum)
-    process.communicate(timeout=90)
+    process.communicate(timeout=300)
     assert process.returncode == 128 + signum
     assert namespaces(process.pid) == []
     assert gone(started)

@@ -37,6 +37,12 @@ def test_a_single_configuration_reaches_its_plugin_as_it_was_written() -> None:
     assert (network.name, network.chained, network.plugins) == ("n", False, [cni.Plugin("t", raw)])
 
 
+def test_the_state_directory_is_set_too() -> None:
+    """Where the plugin puts deletions off, and the node daemon looks for them."""
+    entry, = cni.parse(b'{"name": "n", "type": "t"}', "x", "/s", "/state").plugins
+    assert json.loads(entry.config)["muslin"] == {"socket": "/s", "state_dir": "/state"}
+
+
 def test_the_socket_is_set_where_the_configuration_has_none() -> None:
     for raw, socket in ((b'{"name": "n", "type": "t"}', "/s"),
                         (b'{"name": "n", "type": "t", "muslin": {"socket": "/own"}}', "/own")):
