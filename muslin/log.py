@@ -36,6 +36,12 @@ _REQUEST = "muslin_request"
 """The attribute of a record that was kept for later: whose request it came from."""
 
 
+def took(logger: logging.Logger, since: float, what: str) -> None:
+    """At level debug: how long a part of a request took, from a moment by time.perf_counter() until now."""
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("took %.2f ms: %s", (time.perf_counter() - since) * 1000, what)
+
+
 class Formatter(logging.Formatter):
     """A record as a line."""
 

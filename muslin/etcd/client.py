@@ -201,7 +201,7 @@ class Etcd:
                     idempotent: bool) -> T:
         """Run an operation on a connected member; on another one after that if this can do no harm."""
         timeout = self._timeout if timeout is None else timeout
-        deadline = time.monotonic() + timeout
+        began, deadline = time.perf_counter(), time.monotonic() + timeout
         backoff = Backoff()
         for attempt in range(1, _ATTEMPTS + 1):
             connection = await self._cluster.connection(deadline - time.monotonic())
@@ -209,7 +209,7 @@ class Etcd:
             if idempotent and len(self._cluster) > 1:
                 limit = min(limit, timeout / 3)  # a frozen member must leave time to ask another one
             try:
-                return await operation(connection, limit)
+                answer = await operation(connection, limit)
             except (grpc.RpcError, etcd3.Etcd3Exception, MuslinError) as error:
                 failure = error if isinstance(error, MuslinError) else translate(
                     error, what, str(connection.address), timeout=limit, idempotent=idempotent)
@@ -224,5 +224,8 @@ class Etcd:
                 if task is not None and task.cancelling():
                     raise
                 raise Cancelled(f"{what}: the client of etcd at {self._cluster.names} was closed") from None
+            else:
+                logs.took(log, began, f"etcd {what}")
+                return answer
             await asyncio.sleep(delay)
         raise AssertionError("unreachable: the last attempt returns or raises")
