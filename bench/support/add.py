@@ -179,19 +179,19 @@ def entrants(stack: ExitStack, directory: Path) -> tuple[list[Contender], int | 
     return fields, services
 
 
-def measure(rounds: int, bursts: int) -> int:
-    """Run the benchmark and print its results; the exit status."""
+def measure(rounds: int, bursts: int, pods: int) -> int:
+    """Run the benchmark and print its results; the exit status. `pods` are on the node when it is called full."""
     if not contenders.SHIM.exists():
         raise node.CanNotRun(f"{contenders.SHIM} is not there: make setup")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="muslin-bench-")))
-        namespaces = stack.enter_context(node.pods(AT_ONCE + FULL))
+        namespaces = stack.enter_context(node.pods(AT_ONCE + pods))
         node.move()
         fields, services = entrants(stack, directory)
         bench = Bench(fields, namespaces[:AT_ONCE], services)
         bench.alone(rounds)
         bench.together(bursts)
-        full = bench.full(fields[0], namespaces[AT_ONCE:], rounds) if services else None
+        full = bench.full(fields[0], namespaces[AT_ONCE:], rounds) if services and pods else None
         starts = {name: quantiles([cost.wall for cost in costs]) for name, costs in reference(rounds).items()}
     figures = {name: summary(found) for name, found in bench.figures.items()}
     print(table(figures, starts))
@@ -211,10 +211,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/add.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="20 rounds and one burst")
     parser.add_argument("--n", type=int, default=0, metavar="ROUNDS", help="ADDs and DELs one at a time; default 200")
+    parser.add_argument("--pods", type=int, default=FULL, metavar="COUNT",
+                        help=f"pods that make a node full, for one more ADD beside them; default {FULL}, 0 for none")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is removed
     try:
-        return measure(options.n or (20 if options.quick else 200), 1 if options.quick else 5)
+        return measure(options.n or (20 if options.quick else 200), 1 if options.quick else 5, options.pods)
     except KeyboardInterrupt:
         return 130
     except (node.CanNotRun, processes.Failed) as problem:

@@ -7,12 +7,14 @@ a few threads (muslin.etcd.admin); docs/adr/0003-etcd-client.md has the figures 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
 
+from muslin import log as logs
 from muslin.errors import Cancelled, FailedPrecondition, MuslinError, TimedOut, Unavailable
 from muslin.etcd import admin, wire
 from muslin.etcd.admin import Admin, Lease
@@ -26,6 +28,8 @@ from muslin.etcd.values import Alarm, Compare, Delete, Get, KeyValue, Member, Op
 from muslin.etcd.watch import Watch
 
 __all__ = ["Etcd"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

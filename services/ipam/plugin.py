@@ -96,7 +96,8 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
             raise Corrupt(f"attachment {identity}: the record of its addresses is damaged; see muslin ipam check")
         if known.value is None or known.value.kept_until_ms:
             raise NotFound(f"attachment {identity} holds no address")
-        if problems := list(differences(view, known.value, node_of(context, call.conf.nodename), before)):
+        if problems := list(differences(view, known.value, node_of(context, call.conf.nodename), before,
+                                        shared=not call.kubernetes)):
             raise FailedPrecondition(f"attachment {identity}: {'; '.join(problems)}")
         return cni_pb2.CheckResponse()
 

@@ -33,11 +33,13 @@ async def client(service: Service) -> AsyncIterator[Client]:
         await made.release(1)
 
 
-async def check(client: Client, addresses: list[str] | None, node: str = "n1") -> None:
+async def check(client: Client, addresses: list[str] | None, node: str = "n1",
+                args: str = "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p1") -> None:
     """CHECK of attachment 1 with a result that has some addresses; None for no result."""
     more = {} if addresses is None else {"prevResult": {"cniVersion": "1.0.0", "ips": [
         {"address": f"{address}/32"} for address in addresses]}}
-    call = cni_pb2.Call(container_id="c1", ifname="eth0", netns="/x", config=json.dumps({**CONF, **more}).encode())
+    call = cni_pb2.Call(container_id="c1", ifname="eth0", netns="/x", args=args,
+                        config=json.dumps({**CONF, **more}).encode())
     with rpc.translated("CHECK"):
         await client.plugin.Check(cni_pb2.CheckRequest(call=call), timeout=10, metadata=(("muslin-node", node),))
 
@@ -59,6 +61,12 @@ async def test_each_difference_is_named(client: Client, server: EtcdServer) -> N
         await check(client, ["10.99.0.1"])
     with pytest.raises(FailedPrecondition, match="the handle says n1, this is n2"):
         await check(client, [address], "n2")
+
+
+async def test_outside_kubernetes_the_interface_may_have_been_on_another_network_first(client: Client) -> None:
+    """Then the result has that network's address."""
+    await client.assign(1, "n1")
+    await check(client, ["10.99.0.1"], args="")
 
 
 async def test_the_store_itself_is_looked_at(client: Client, server: EtcdServer) -> None:

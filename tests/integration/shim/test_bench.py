@@ -44,7 +44,7 @@ def gone(pids: list[int]) -> bool:
 
 
 def test_it_measures_and_cleans_up() -> None:
-    process = start("--n", "3")
+    process = start("--n", "3", "--pods", "5")
     stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0, stderr
     report = json.loads(stdout.splitlines()[-1])
@@ -56,12 +56,14 @@ def test_it_measures_and_cleans_up() -> None:
     for other in set(report["figures"]) - {"muslin"}:
         theirs = report["figures"][other]["add"]["p50_ms"]
         assert report["ratios"][f"add_p50_vs_{other}"] == pytest.approx(ours["add"]["p50_ms"] / theirs)
+    assert report["full"]["pods"] == 5
+    assert report["full"]["node_mb"] > 1
     assert namespaces(process.pid) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_cleans_up_too(signum: signal.Signals) -> None:
-    process = start("--n", "100000")
+    process = start("--n", "100000", "--pods", "0")
     try:
         interrupted(process, signum)
     finally:
