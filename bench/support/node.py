@@ -61,7 +61,7 @@ class Muslin:
 
 
 @contextmanager
-def muslin(directory: Path) -> Iterator[Muslin]:
+def muslin(directory: Path, level: str = "warning") -> Iterator[Muslin]:
     """Run etcd and all services with their state in a directory; stop them at the end.
 
     Raises:
@@ -72,7 +72,7 @@ def muslin(directory: Path) -> Iterator[Muslin]:
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "muslin.cli.main", "up", "--state", str(directory), "--run-dir", str(run),
-             "--node", "bench", "--log-level", "warning"],
+             "--node", "bench", "--log-level", level],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
     try:
         assert process.stdout

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from muslin import log as logs
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.node.v1 import node_pb2_grpc
 from muslin.cni.context import Bandwidth
@@ -136,6 +137,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
         except TimeoutError:
             raise self._too_late(attachment) from None
         already = self._attachments.interfaces.get(attachment)
+        since = time.perf_counter()
         wiring_task = self._kernel.wire(wiring)
         began = self._attachments.owner(interface) in (None, attachment)
         if began:
@@ -143,6 +145,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
             self._enforcer.submit(Claim(attachment, interface))
         try:
             wired = await asyncio.shield(wiring_task)
+            logs.took(log, since, "wiring")
             self._attachments.add(attachment, interface)
             self._upkeep.wired(invocation, wiring, wired.host_index)
             if not began:
@@ -151,6 +154,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
             async with asyncio.timeout_at(deadline):
                 await self._enforcer.enforced(attachment, interface, wiring.addresses)
             metrics.POLICY_WAIT_SECONDS.observe(time.perf_counter() - since)
+            logs.took(log, since, "waiting for the policy")
         except BaseException as failure:
             made = await _made(wiring_task)
             if made:
