@@ -150,7 +150,8 @@ def test_a_record_says_how_a_pod_is_wired_and_what_the_endpoint_service_had() ->
     record = of_add(Invocation.parse(CALL, "n1"), WIRING, "boot")
     assert record.wiring == WIRING
     assert record.endpoint("n1") == endpoint_pb2.WorkloadEndpoint(
-        attachment=ATTACHMENT.to_message(), node="n1", orchestrator="k8s", workload="ns.p", namespace="ns", pod="p", pod_uid="u",
+        attachment=ATTACHMENT.to_message(), node="n1", orchestrator="k8s", workload="ns.p", namespace="ns", pod="p",
+        pod_uid="u",
         addresses=["10.0.0.1", "fd00::1"], profiles=["k8s_ns.ns"], host_interface="mus0", mac="02:00:00:00:00:01",
         netns="/run/netns/c")
     assert record.args == "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p"
