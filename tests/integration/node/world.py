@@ -71,17 +71,20 @@ def listening(where: Path, port: int, kind: int = socket.SOCK_STREAM, *, ipv6: b
     if kind == socket.SOCK_STREAM:
         server.listen(64)
     else:
-        threading.Thread(target=_echo, args=(server,), daemon=True).start()
+        threading.Thread(target=_echo, args=(server, server.dup()), daemon=True).start()
     return server
 
 
-def _echo(server: socket.socket) -> None:
-    while True:
-        try:
-            data, peer = server.recvfrom(2048)
-            server.sendto(data, peer)
-        except OSError:
-            return
+def _echo(server: socket.socket, mine: socket.socket) -> None:
+    """Until the server is closed. With a descriptor of its own: that of a closed one may be another's at once."""
+    with mine:
+        mine.settimeout(0.1)
+        while server.fileno() >= 0:
+            try:
+                data, peer = mine.recvfrom(2048)
+                mine.sendto(data, peer)
+            except OSError:
+                continue  # nothing came, or whoever sent it is gone
 
 
 @dataclass
