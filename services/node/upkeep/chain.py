@@ -68,17 +68,24 @@ class Chain:
     async def delete(self, call: cni_pb2.Call, go_on: Callable[[], bool] = lambda: True) -> list[MuslinError]:
         """Undo an attachment in every service, whatever the others say; gives what failed.
 
+        But while the pod may still be wired, or its record be there, its address is in use: then ipam is not asked, as
+        the shim does not.
+
         Between two services `go_on` is asked: if the answer is no, somebody else has done the rest.
         """
         failures: list[MuslinError] = []
+        in_use = False
         try:
             await self._own(call)
         except NotFound:
             pass
         except MuslinError as failure:
             failures.append(type(failure)(f"node: {failure.message}"))
+            in_use = True
         for service, ask in self._steps:
             if not go_on():
+                break
+            if service == "ipam" and in_use:
                 break
             try:
                 await ask(cni_pb2.DelRequest(call=call), timeout=DEL_SECONDS, metadata=self._metadata)
@@ -86,4 +93,5 @@ class Chain:
                 answer = from_status(problem.code(), f"{service}: {problem.details() or problem.code().name}")
                 if not isinstance(answer, NotFound):
                     failures.append(answer)
+                    in_use |= service == "endpoint"
         return failures
