@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,7 +17,7 @@ HEADER = "00-{:032x}-{:016x}-01"
 
 
 @pytest.fixture
-def written() -> Iterator[tuple[logging.Logger, io.StringIO]]:
+def written() -> tuple[logging.Logger, io.StringIO]:
     """A logger of its own and what it wrote."""
     stream = io.StringIO()
     handler = log.Deferred(stream)
