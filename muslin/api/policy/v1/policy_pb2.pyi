@@ -104,7 +104,7 @@ Global___Action: _TypeAlias = Action  # noqa: Y015
 
 @_typing.final
 class Object(_message.Message):
-    """Object is one Kubernetes object as its user wrote it."""
+    """Object is one object of Kubernetes or Calico as its user wrote it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,9 +114,14 @@ class Object(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """`Namespace` or `NetworkPolicy`."""
+    """`Namespace`, `ServiceAccount`, `NetworkPolicy` (Kubernetes'),
+    `NetworkPolicy.projectcalico.org`, `GlobalNetworkPolicy`, `Tier` or
+    `Profile`.
+    """
     namespace: _builtins.str
-    """metadata.namespace; empty for a Namespace."""
+    """metadata.namespace; empty for what is in none: Namespace,
+    GlobalNetworkPolicy, Tier, Profile.
+    """
     name: _builtins.str
     """metadata.name."""
     manifest: _builtins.bytes
@@ -150,9 +155,9 @@ class ObjectRef(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """`Namespace` or `NetworkPolicy`."""
+    """As in Object."""
     namespace: _builtins.str
-    """Namespace; empty for a Namespace."""
+    """Namespace; empty for what is in none."""
     name: _builtins.str
     """Name."""
     def __init__(
@@ -352,6 +357,171 @@ class ListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    """GetStatusRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    """GetStatusResponse says what is in force where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Store revision that this replica has compiled."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus]:
+        """Nodes that have endpoints or are subscribed here, sorted by name."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyStatus]:
+        """Objects that become policies, sorted by kind, namespace and name."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
+        policies: _abc.Iterable[Global___PolicyStatus] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "policies", b"policies", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class NodeStatus(_message.Message):
+    """NodeStatus says how far a node lags behind its program."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    CONNECTED_SECONDS_FIELD_NUMBER: _builtins.int
+    SENT_REVISION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_REVISION_FIELD_NUMBER: _builtins.int
+    LAG_SECONDS_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name."""
+    connected: _builtins.bool
+    """Whether it is subscribed to this replica. If not, another may serve it,
+    and all that follows but the endpoints is unset.
+    """
+    connected_seconds: _builtins.float
+    """Seconds since it subscribed."""
+    sent_revision: _builtins.int
+    """Revision last sent to it; it counts the messages of its stream."""
+    acknowledged_revision: _builtins.int
+    """Revision that it has last acknowledged to be in its kernel."""
+    lag_seconds: _builtins.float
+    """Age in seconds of the oldest message that it has not acknowledged; 0 if
+    it has acknowledged all.
+    """
+    pending: _builtins.bool
+    """Whether there is more than was sent, held back until it reads on."""
+    endpoints: _builtins.int
+    """Endpoints in its program."""
+    resumed: _builtins.bool
+    """Whether its stream went on from what it had, without a snapshot."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        connected: _builtins.bool = ...,
+        connected_seconds: _builtins.float = ...,
+        sent_revision: _builtins.int = ...,
+        acknowledged_revision: _builtins.int = ...,
+        lag_seconds: _builtins.float = ...,
+        pending: _builtins.bool = ...,
+        endpoints: _builtins.int = ...,
+        resumed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_revision", b"acknowledged_revision", "connected", b"connected", "connected_seconds", b"connected_seconds", "endpoints", b"endpoints", "lag_seconds", b"lag_seconds", "node", b"node", "pending", b"pending", "resumed", b"resumed", "sent_revision", b"sent_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
+
+@_typing.final
+class PolicyStatus(_message.Message):
+    """PolicyStatus says what has become of an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ENFORCED_NODES_FIELD_NUMBER: _builtins.int
+    PENDING_NODES_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """Where it came from."""
+    accepted: _builtins.bool
+    """Whether its newest version is the one in force."""
+    policy: _builtins.str
+    """Id in programs, as in Policy; empty if nothing of it is in force."""
+    @_builtins.property
+    def object(self) -> Global___ObjectRef:
+        """The object."""
+
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
+        """What there is to say about it: rules that were dropped, and why."""
+
+    @_builtins.property
+    def enforced_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that have its present version in their kernel, sorted."""
+
+    @_builtins.property
+    def pending_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose program holds it and that have not acknowledged that to this
+        replica, sorted.
+        """
+
+    def __init__(
+        self,
+        *,
+        object: Global___ObjectRef | None = ...,
+        origin: _builtins.str = ...,
+        accepted: _builtins.bool = ...,
+        conditions: _abc.Iterable[Global___Condition] | None = ...,
+        policy: _builtins.str = ...,
+        enforced_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        pending_nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "conditions", b"conditions", "enforced_nodes", b"enforced_nodes", "object", b"object", "origin", b"origin", "pending_nodes", b"pending_nodes", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyStatus: _TypeAlias = PolicyStatus  # noqa: Y015
 
 @_typing.final
 class Peer(_message.Message):
@@ -860,19 +1030,26 @@ class SubscribeRequest(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     ENFORCED_REVISION_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Name of the node; set on the first message."""
     enforced_revision: _builtins.int
     """The revision that is in the node's kernel; 0 on the first message."""
+    resume: _builtins.str
+    """On the first message: `resume` of the last message that is in the node's
+    kernel. Where the replica still has that program, the stream begins with a
+    delta from it; else, and if this is empty, with a snapshot.
+    """
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
         enforced_revision: _builtins.int = ...,
+        resume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced_revision", b"enforced_revision", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced_revision", b"enforced_revision", "node", b"node", "resume", b"resume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -895,10 +1072,13 @@ class SubscribeResponse(_message.Message):
     REMOVED_GROUPS_FIELD_NUMBER: _builtins.int
     REMOVED_POLICIES_FIELD_NUMBER: _builtins.int
     REMOVED_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Grows with each message of a stream."""
     snapshot: _builtins.bool
     """A snapshot replaces all that the node has; else this is a delta."""
+    resume: _builtins.str
+    """Stands for the program as it is after this message; opaque."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
         """Groups to add or replace."""
@@ -939,10 +1119,11 @@ class SubscribeResponse(_message.Message):
         removed_groups: _abc.Iterable[_builtins.str] | None = ...,
         removed_policies: _abc.Iterable[_builtins.str] | None = ...,
         removed_endpoints: _abc.Iterable[_cni_pb2.Attachment] | None = ...,
+        resume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "group_changes", b"group_changes", "groups", b"groups", "policies", b"policies", "removed_endpoints", b"removed_endpoints", "removed_groups", b"removed_groups", "removed_policies", b"removed_policies", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "group_changes", b"group_changes", "groups", b"groups", "policies", b"policies", "removed_endpoints", b"removed_endpoints", "removed_groups", b"removed_groups", "removed_policies", b"removed_policies", "resume", b"resume", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

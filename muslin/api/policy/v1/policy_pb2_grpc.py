@@ -308,6 +308,11 @@ class PoliciesStub:
                 request_serializer=muslin_dot_policy_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=muslin_dot_policy_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/muslin.policy.v1.Policies/GetStatus',
+                request_serializer=muslin_dot_policy_dot_v1_dot_policy__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=muslin_dot_policy_dot_v1_dot_policy__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class PoliciesServicer:
@@ -343,6 +348,14 @@ class PoliciesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """GetStatus says how far nodes lag, and where each policy is enforced, as
+        far as this replica knows: a node tells only the one it is subscribed to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PoliciesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -365,6 +378,11 @@ def add_PoliciesServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=muslin_dot_policy_dot_v1_dot_policy__pb2.ExplainRequest.FromString,
                     response_serializer=muslin_dot_policy_dot_v1_dot_policy__pb2.ExplainResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=muslin_dot_policy_dot_v1_dot_policy__pb2.GetStatusRequest.FromString,
+                    response_serializer=muslin_dot_policy_dot_v1_dot_policy__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -476,6 +494,33 @@ class Policies:
             '/muslin.policy.v1.Policies/Explain',
             muslin_dot_policy_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
             muslin_dot_policy_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.policy.v1.Policies/GetStatus',
+            muslin_dot_policy_dot_v1_dot_policy__pb2.GetStatusRequest.SerializeToString,
+            muslin_dot_policy_dot_v1_dot_policy__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -125,6 +125,10 @@ class PoliciesStub:
     """List returns the stored objects with their conditions."""
     Explain: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequest, _policy_pb2.ExplainResponse]
     """Explain says what decides each flow."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_policy_pb2.GetStatusRequest, _policy_pb2.GetStatusResponse]
+    """GetStatus says how far nodes lag, and where each policy is enforced, as
+    far as this replica knows: a node tells only the one it is subscribed to.
+    """
 
 @_typing.type_check_only
 class PoliciesAsyncStub(PoliciesStub):
@@ -141,6 +145,10 @@ class PoliciesAsyncStub(PoliciesStub):
     """List returns the stored objects with their conditions."""
     Explain: _aio.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequest, _policy_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explain says what decides each flow."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_policy_pb2.GetStatusRequest, _policy_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """GetStatus says how far nodes lag, and where each policy is enforced, as
+    far as this replica knows: a node tells only the one it is subscribed to.
+    """
 
 class PoliciesServicer(metaclass=_abc_1.ABCMeta):
     """Policies is the API for what is wanted, and why a flow is decided as it is."""
@@ -178,6 +186,16 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.ExplainResponse, _abc.Awaitable[_policy_pb2.ExplainResponse]]:
         """Explain says what decides each flow."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _policy_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.GetStatusResponse, _abc.Awaitable[_policy_pb2.GetStatusResponse]]:
+        """GetStatus says how far nodes lag, and where each policy is enforced, as
+        far as this replica knows: a node tells only the one it is subscribed to.
+        """
 
 def add_PoliciesServicer_to_server(servicer: PoliciesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
