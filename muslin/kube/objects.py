@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+from muslin.kube.document import Node as Value
 
 __all__ = ["Origin", "Namespace", "Node", "ContainerPort", "Pod", "NetworkPolicy", "Object", "DEFAULT_NAMESPACE",
            "NAME_LABEL", "PROTOCOLS"]
@@ -15,6 +18,9 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 """Protocols that a container port can have."""
 
 
+_STEP = re.compile(r"""\[(?P<index>\d+)\]|\[(?P<quote>['"])(?P<quoted>.*?)(?P=quote)\]|(?P<name>[^.\[\]]+)""")
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where an object was written; ``document`` 0 is for what is in no file."""
@@ -22,6 +28,8 @@ class Origin:
     file: str
     document: int
     line: int
+    root: Value | None = field(default=None, compare=False, repr=False)
+    """The object as it was written, with its lines."""
 
     def __str__(self) -> str:
         return f"{self.file}, document {self.document}" if self.document else self.file
@@ -30,6 +38,22 @@ class Origin:
     def place(self) -> str:
         """With the line."""
         return f"{self}, line {self.line}"
+
+    def line_of(self, path: str) -> int:
+        """The line of a field, such as ``spec.ingress[0].ports``; of what is not there, of the last part that is."""
+        node, line = self.root, self.line
+        for step in _STEP.finditer(path):
+            value = node.value if node else None
+            if isinstance(value, tuple) and step["index"]:
+                node = value[int(step["index"])] if int(step["index"]) < len(value) else None
+            elif isinstance(value, dict):
+                node = value.get(step["name"] or step["quoted"] or "")
+            else:
+                node = None
+            if node is None:
+                break
+            line = node.line
+        return line
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def _api_version(root: Field, version: str) -> None:
 
 
 def _origin(root: Field) -> Origin:
-    return Origin(root.document.file, root.document.number, root.node.line)
+    return Origin(root.document.file, root.document.number, root.node.line, root.node)
 
 
 def _metadata(root: Field, form: re.Pattern[str], what: str) -> tuple[str, str, dict[str, Field]]:

@@ -245,3 +245,14 @@ def test_the_example_is_complete() -> None:
     manifest = load(["examples/three-tier"])
     manifest.require_namespaces(())
     assert (len(manifest.namespaces), len(manifest.pods)) == (3, 12)
+
+
+def test_an_object_knows_the_lines_of_its_fields() -> None:
+    """Lines of a List's items, too; of what is not there, the line of the last part that is."""
+    text = "apiVersion: v1\nkind: List\nitems:\n- " + POLICY.strip().replace("\n", "\n  ")
+    origin = one(text).origin
+    lines = text.splitlines()
+    for path, begins in (("spec", "spec:"), ("spec.ingress[0]", "- from:"), ("spec.ingress[0].ports[1].port", "ports:"),
+                         ("spec.ingress[0].from[1].ipBlock.cidr", "- ipBlock:"), ("spec.ingress[7].ports", "ingress:"),
+                         ("metadata['name']", "metadata:"), ("", "- apiVersion:")):
+        assert lines[origin.line_of(path) - 1].strip().startswith(begins), path
