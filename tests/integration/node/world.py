@@ -131,8 +131,11 @@ class World:
 
 
 @contextmanager
-def world(*pods: str, ipv6: bool = False) -> Iterator[World]:
-    """A host with these pods wired, and a table that knows them and allows them nothing yet."""
+def world(*pods: str, ipv6: bool = False, network: ipaddress.IPv4Address = NETWORK) -> Iterator[World]:
+    """A host with these pods wired, and a table that knows them and allows them nothing yet.
+
+    Pods have the addresses behind `network`, in their order.
+    """
     with ExitStack() as stack:
         host = stack.enter_context(namespace("host"))
         links = stack.enter_context(Connection(host))
@@ -141,7 +144,7 @@ def world(*pods: str, ipv6: bool = False) -> Iterator[World]:
         made.replace()
         for number, name in enumerate(pods, 1):
             path = stack.enter_context(namespace(name))
-            pod = Pod(name, path, Attachment("net", f"container-{name}", "eth0"), f"mus{name}", str(NETWORK + number),
+            pod = Pod(name, path, Attachment("net", f"container-{name}", "eth0"), f"mus{name}", str(network + number),
                       str(NETWORK_6 + number) if ipv6 else "", f"02:00:00:00:00:{number:02x}")
             wire(links, pod.wiring)
             made.pods[name] = pod

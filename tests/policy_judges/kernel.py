@@ -1,0 +1,107 @@
+"""The third judge: the kernel. A host with pods and two neighbours, and whatever cluster is put in force on it.
+
+The program goes the way that it goes in service: engine, protocol message, the node's state, transactions. From one
+cluster to the next it goes as a delta.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from services.node.enforce.program import from_message
+from services.policy import wire
+from services.policy.engine import Engine
+from services.policy.events import EndpointPut, Event, ResourceGone
+from services.policy.model import Attachment
+from tests.integration.node import world
+from tests.policy_judges.clusters import OUTSIDE, PORTS, compiled_pod
+from tests.policy_judges.packets import Probe, Prober
+from tests.support.netns import command, namespace
+from tests.support.oracle import Flow, Oracle, Pod
+from tests.unit.policy import cluster
+
+NODE = "n1"
+FENCES = ("fence", "fence-2")
+
+
+class Kernel:
+    """A host whose pods can become any cluster's."""
+
+    def __init__(self, host: world.World, prober: Prober) -> None:
+        self.prober = prober
+        self._engine = Engine()
+        self._host = host
+        self._wired = {pod.address: pod for pod in host.pods.values()}
+        self._resources: set[str] = set()
+        self._revision = 0
+        fences = [pod for pod in host.pods.values() if pod.name.startswith("f")]
+        self._fences = [Pod(FENCES[0], pod.name, pod.address) for pod in fences]
+        self.addresses = tuple(pod.address for pod in host.pods.values() if pod not in fences)
+        """Of the pods that clusters may have; each must be some pod's."""
+
+    def enforce(self, pods: Iterable[Pod], manifests: Iterable[dict[str, Any]]) -> None:
+        """Put a cluster in the place of the one before. What leads there must be what is compiled from nothing."""
+        puts = [cluster.put(manifest) for manifest in (cluster.namespace(FENCES[0]), *manifests)]
+        resources = {event.resource.id for event in puts}
+        gone = [ResourceGone(each) for each in sorted(self._resources - resources)]
+        events: list[Event] = [*(EndpointPut(self._endpoint(pod)) for pod in (*pods, *self._fences)), *puts, *gone]
+        update = self._engine.handle(events).get(NODE)
+        self._resources = resources
+        fresh = Engine()
+        fresh.handle(events)
+        assert fresh.program(NODE) == self._engine.program(NODE)
+        if update is not None:
+            self._revision += 1
+            message = wire.subscribe_response(update, self._revision, snapshot=self._revision == 1)
+            self._host.apply(from_message(type(message).FromString(message.SerializeToString())))
+
+    def _endpoint(self, pod: Pod) -> Any:
+        wired = self._wired[pod.address]
+        return replace(compiled_pod(pod, NODE).endpoint(), attachment=Attachment(*wired.attachment),
+                       interface=wired.interface)
+
+    def judged(self, oracle: Oracle, flows: Iterable[Flow]) -> list[str]:
+        """Send all flows, and say where the kernel and the oracle differ."""
+        probes = {Probe(oracle.address(f.source), oracle.address(f.destination), f.protocol, f.port): f for f in flows}
+        expected = {probe for probe, flow in probes.items() if oracle.allowed(flow)}
+        command(self._host.host, "conntrack", "-F")  # flows of clusters before count no more
+        found = self.prober.arrived(probes, expected)
+        return ([f"{probes[probe]}: should pass, and does not" for probe in sorted(expected - found)]
+                + [f"{probes[probe]}: should not pass, and does" for probe in sorted(found - expected)])
+
+    def listing(self) -> str:
+        """What nft(8) prints of the table."""
+        return self._host.listing()
+
+
+@contextmanager
+def kernel(pods: int, network: ipaddress.IPv4Address = world.NETWORK) -> Iterator[Kernel]:
+    """A host with that many pods, at the addresses behind `network`, and neighbours at those that no pod has."""
+    with ExitStack() as stack:
+        host = stack.enter_context(world.world(*(f"p{i}" for i in range(pods)), "f1", "f2", network=network))
+        places = {pod.address: pod.netns for pod in host.pods.values()}
+        for i, address in enumerate(OUTSIDE):
+            places[address] = stack.enter_context(namespace("outside"))
+            _connect(host.host, f"up{i}", f"10.99.0.{i}", places[address], address)
+        fence = (host.pods["f1"].address, host.pods["f2"].address)
+        yield Kernel(host, Prober(stack, places, PORTS, fence))
+
+
+def _connect(host: Path, interface: str, gateway: str, neighbour: Path, address: str) -> None:
+    """A neighbour of the host, with a default route to it. Nobody asks for addresses: that would take its time."""
+    macs = {interface: "02:00:00:01:00:01", "eth0": "02:00:00:01:00:02"}
+    command(host, "ip", "link", "add", interface, "address", macs[interface], "type", "veth", "peer", "name", "eth0",
+            "address", macs["eth0"], "netns", neighbour.name)
+    for where, device, mine, other in ((host, interface, gateway, address), (neighbour, "eth0", address, gateway)):
+        command(where, "ip", "address", "add", f"{mine}/32", "dev", device)
+        command(where, "ip", "link", "set", device, "up")
+        command(where, "ip", "route", "add", other, "dev", device)
+        peer = macs["eth0" if device == interface else interface]
+        command(where, "ip", "neighbour", "replace", other, "lladdr", peer, "dev", device, "nud", "permanent")
+    command(neighbour, "ip", "route", "add", "default", "via", gateway)
+    command(host, "sysctl", "-q", f"net.ipv4.conf.{interface}.forwarding=1")
