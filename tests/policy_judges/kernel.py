@@ -7,7 +7,7 @@ cluster to the next it goes as a delta.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 from services.node.enforce.program import from_message
 from services.policy import wire
 from services.policy.engine import Engine
-from services.policy.events import EndpointPut, Event, ResourceGone
+from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone
 from services.policy.model import Attachment
 from tests.integration.node import world
 from tests.policy_judges.clusters import OUTSIDE, PORTS, compiled_pod
 from tests.policy_judges.packets import Probe, Prober
 from tests.support.netns import command, namespace
-from tests.support.oracle import Flow, Oracle, Pod
+from tests.support.oracle import Flow, Pod
 from tests.unit.policy import cluster
 
 NODE = "n1"
@@ -42,14 +42,17 @@ class Kernel:
         fences = [pod for pod in host.pods.values() if pod.name.startswith("f")]
         self._fences = [Pod(FENCES[0], pod.name, pod.address) for pod in fences]
         self.addresses = tuple(pod.address for pod in host.pods.values() if pod not in fences)
-        """Of the pods that clusters may have; each must be some pod's."""
+        """Of the pods that clusters may have."""
 
-    def enforce(self, pods: Iterable[Pod], manifests: Iterable[dict[str, Any]]) -> None:
+    def enforce(self, pods: Iterable[Pod], manifests: Iterable[Mapping[str, Any]]) -> None:
         """Put a cluster in the place of the one before. What leads there must be what is compiled from nothing."""
         puts = [cluster.put(manifest) for manifest in (cluster.namespace(FENCES[0]), *manifests)]
         resources = {event.resource.id for event in puts}
         gone = [ResourceGone(each) for each in sorted(self._resources - resources)]
-        events: list[Event] = [*(EndpointPut(self._endpoint(pod)) for pod in (*pods, *self._fences)), *puts, *gone]
+        endpoints = {pod.address: EndpointPut(self._endpoint(pod)) for pod in (*pods, *self._fences)}
+        left = [EndpointGone(Attachment(*wired.attachment)) for address, wired in self._wired.items()
+                if address not in endpoints]
+        events: list[Event] = [*endpoints.values(), *left, *puts, *gone]
         update = self._engine.handle(events).get(NODE)
         self._resources = resources
         fresh = Engine()
@@ -65,10 +68,10 @@ class Kernel:
         return replace(compiled_pod(pod, NODE).endpoint(), attachment=Attachment(*wired.attachment),
                        interface=wired.interface)
 
-    def judged(self, oracle: Oracle, flows: Iterable[Flow]) -> list[str]:
-        """Send all flows, and say where the kernel and the oracle differ."""
-        probes = {Probe(oracle.address(f.source), oracle.address(f.destination), f.protocol, f.port): f for f in flows}
-        expected = {probe for probe, flow in probes.items() if oracle.allowed(flow)}
+    def differences(self, verdicts: Mapping[Flow, bool], address: Callable[[str], str]) -> list[str]:
+        """Send all flows, and say where the kernel differs from the verdicts; `address` gives that of a side."""
+        probes = {Probe(address(f.source), address(f.destination), f.protocol, f.port): f for f in verdicts}
+        expected = {probe for probe, flow in probes.items() if verdicts[flow]}
         command(self._host.host, "conntrack", "-F")  # flows of clusters before count no more
         found = self.prober.arrived(probes, expected)
         return ([f"{probes[probe]}: should pass, and does not" for probe in sorted(expected - found)]
