@@ -20,6 +20,8 @@ __all__ = ["Services", "services", "answer_of", "require_up"]
 
 TIMEOUT = 15.0
 """Seconds for one request."""
+RECORDS_AT_ONCE = 2_000
+"""Records of endpoints in one answer."""
 FLOWS_AT_ONCE = 500
 """Flows explained by one request, which keeps its answer well under gRPC's limit."""
 
@@ -136,6 +138,23 @@ class Services:
         """The stored pods."""
         with translated("endpoint: list pods"):
             return (await self._endpoints.ListPods(endpoint_pb2.ListPodsRequest(), timeout=TIMEOUT)).pods
+
+    async def endpoints(self) -> list[endpoint_pb2.WorkloadEndpoint]:
+        """All records of endpoints."""
+        records: list[endpoint_pb2.WorkloadEndpoint] = []
+        request = endpoint_pb2.ListRequest(page_size=RECORDS_AT_ONCE)
+        while True:
+            with translated("endpoint: list"):
+                answer = await self._endpoints.List(request, timeout=TIMEOUT)
+            records += answer.endpoints
+            if not answer.next_page_token:
+                return records
+            request.page_token = answer.next_page_token
+
+    async def policy_status(self) -> policy_pb2.GetStatusResponse:
+        """How far nodes lag, and where each policy is enforced."""
+        with translated("policy: status"):
+            return await self._policies.GetStatus(policy_pb2.GetStatusRequest(), timeout=TIMEOUT)
 
     async def node_status(self) -> node_pb2.GetStatusResponse:
         """What the node runs and enforces."""

@@ -16,6 +16,7 @@ from muslin.cli.endpoint.group import endpoint
 from muslin.cli.ipam.group import ipam
 from muslin.cli.options import run_dir as _run_dir
 from muslin.cli.places import DEFAULT_STATE, Places
+from muslin.cli.policy.group import policy
 
 __all__ = ["main"]
 
@@ -73,9 +74,11 @@ def cli() -> None:
     muslin explain web/gateway-1 data/redis --port 6379
     muslin ipam show                         how full the address pools are
     muslin endpoint list                     what is attached to the network
+    muslin policy explain 10.0.0.0/8 data/redis    which line of which file decides; also matrix, test, lint
     muslin down                              stop, and remove everything
 
-    Exit codes: 0 success, 1 an error, 2 wrong usage, 3 packets and Explain disagree.
+    Exit codes: 0 success, 1 an error, 2 wrong usage, 3 what was checked is not as it
+    should be.
     """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
 
 
@@ -208,6 +211,7 @@ def explain(source: str, destination: str, port: int, proto: str, run_dir: Path)
 
 cli.add_command(ipam)
 cli.add_command(endpoint)
+cli.add_command(policy)
 cli.add_command(completion)
 
 _bin_dir = click.option("--bin-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("/opt/cni/bin"),

@@ -1,0 +1,46 @@
+"""What `muslin policy ...` does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from muslin.cli.console import Console
+from muslin.cli.ipam.output import structured
+from muslin.cli.ipam.table import Look
+from muslin.cli.policy import explaining, live
+from muslin.cli.policy.engine import Judge
+from muslin.cli.policy.world import DEFAULT_POOL, World, of_manifest
+from muslin.kube.manifest import load
+
+__all__ = ["Where", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Whom to ask: what runs on a run directory, or manifests if files are named."""
+
+    run: Path
+    files: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+
+
+@asynccontextmanager
+async def _asked(where: Where) -> AsyncIterator[tuple[World, explaining.Explain]]:
+    """The world that is asked about, and what answers: for what runs, the policy service itself."""
+    if where.files:
+        world = of_manifest(load(where.files), where.pools or (DEFAULT_POOL,))
+        yield world, Judge(world).explain
+        return
+    async with live.running(where.run) as (up, world):
+        yield world, up.explain
+
+
+async def explain(where: Where, asked: explaining.Asked, form: str) -> None:
+    """What decides between two sides."""
+    async with _asked(where) as (world, answer):
+        found = await explaining.answers(asked, world, answer)
+    Console().result(explaining.shown(found, world, Look.of_stdout()) if form == "table"
+                     else structured({"flows": explaining.plain(found, world)}, form))

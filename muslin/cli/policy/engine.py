@@ -1,0 +1,69 @@
+"""The policy service's own compilation and evaluation, in this process: no kernel and no service is asked.
+
+The command line is the one place besides the service that may import its core (tests/unit/test_boundaries.py): a second
+implementation of policy would answer differently some day, and a process of its own would only carry messages about.
+What is imported is pure; nothing here listens, connects or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from muslin.api.policy.v1 import policy_pb2
+from muslin.cli.policy.world import Declared, World
+from muslin.errors import InvalidArgument
+from services.policy import flows, wire
+from services.policy.engine import Engine
+from services.policy.events import EndpointPut, Event, ResourcePut
+from services.policy.explain import View
+from services.policy.model import Policy
+from services.policy.records import Object
+from services.policy.translate import Condition, Translation
+
+__all__ = ["Judge", "Refused", "translated"]
+
+
+class Refused(InvalidArgument):
+    """An object that the policy service would refuse: the object, and the path in it that is to blame."""
+
+    def __init__(self, item: Declared, path: str, message: str) -> None:
+        super().__init__(f"{item.place(path)}: {item.label}: {message}")
+        self.item, self.path, self.reason = item, path, message
+
+
+def translated(item: Declared) -> Translation:
+    """What the policy service makes of an object. Raises Refused."""
+    message = item.message
+    record = Object(message.kind, message.namespace, message.name, message.origin, msgspec.Raw(message.manifest))
+    try:
+        return record.translate()
+    except InvalidArgument as problem:
+        raise Refused(item, getattr(problem, "path", ""), problem.message) from None
+
+
+class Judge:
+    """Answers of a world that is compiled here."""
+
+    def __init__(self, world: World) -> None:
+        """Compile. Raises Refused for the first object that can not be."""
+        self.world = world
+        found = [(item, translated(item)) for item in world.objects]
+        self.policies = [(item, each.resource) for item, each in found if isinstance(each.resource, Policy)]
+        """Those of the objects that are policies, in the order of the world."""
+        self.conditions: list[tuple[Declared, Condition]] = [
+            (item, condition) for item, each in found for condition in each.conditions]
+        self.engine = Engine()
+        events: list[Event] = [EndpointPut(wire.endpoint(record)) for record in world.endpoints]
+        self.engine.handle([*events, *(ResourcePut(each.resource) for _, each in found)])
+        self._view = View(self.engine.programs.values())
+
+    async def explain(self, asked: Sequence[policy_pb2.Flow]) -> list[policy_pb2.Explanation]:
+        """What decides each flow; the signature is that of the services'."""
+        return self.answers(asked)
+
+    def answers(self, asked: Sequence[policy_pb2.Flow]) -> list[policy_pb2.Explanation]:
+        """The same at once."""
+        return [wire.explanation(flows.answer(flow, self._view, f"flow {number}"))
+                for number, flow in enumerate(asked, 1)]

@@ -1,0 +1,84 @@
+"""The commands `muslin policy ...`: options and help. What they do is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from muslin.cli.ipam.options import form, run_dir_default
+from muslin.cli.options import run_dir as _run_dir
+
+__all__ = ["policy"]
+
+
+@click.group()
+def policy() -> None:
+    """Policy: why a flow is decided as it is, who reaches whom, and checks for CI.
+
+    \b
+    muslin policy explain shop/web shop/db --port 5432     the policy, rule and line that decide
+    muslin policy explain 10.0.0.0/8 shop/db               which addresses, on which ports
+    muslin policy matrix -n shop                           who reaches whom
+    muslin policy test checks.yaml                         expected verdicts; needs nothing that runs
+    muslin policy lint policies/                           what is likely to be a mistake
+    muslin policy status                                   how far nodes lag, and what is in force where
+
+    With -f, explain and matrix judge manifests instead of what runs. Exit code 3 if `test` or `lint` finds something.
+    """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
+
+
+def _pods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of pods, for completion."""
+    from muslin.cli.policy import complete
+    run = Path(ctx.params.get("run_dir") or run_dir_default()).absolute()
+    return [name for name in complete.pods(run) if name.startswith(incomplete)]
+
+
+def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of namespaces, for completion."""
+    return sorted({name.partition("/")[0] for name in _pods(ctx, param, "")
+                   if name.startswith(incomplete)})
+
+
+_files = click.option("-f", "--filename", "files", multiple=True, type=click.Path(allow_dash=True), metavar="FILE",
+                      help="Judge the manifests of this YAML file or directory (- for standard input) instead of what "
+                           "runs; repeatable.")
+_pools = click.option("--pool", "pools", multiple=True, metavar="CIDR",
+                      help="With -f: range that pods get addresses from whose status tells none; one for each address "
+                           "family.  [default: 192.168.0.0/16]")
+
+
+@policy.command()
+@click.argument("source", metavar="FROM", shell_complete=_pods)
+@click.argument("destination", metavar="TO", shell_complete=_pods)
+@click.option("--port", type=click.IntRange(1, 65535), help="Destination port.  [default: all of them]")
+@click.option("--proto", type=click.Choice(("tcp", "udp", "sctp"), case_sensitive=False),
+              help="Protocol.  [default: TCP; without --port, all three]")
+@_files
+@_pools
+@form
+@_run_dir
+def explain(source: str, destination: str, port: int | None, proto: str | None, **options: Any) -> None:
+    """Say which tier, policy and rule decide a flow, and on which line of which file it is written.
+
+    FROM and TO are NAMESPACE/POD, an address or a CIDR. For a CIDR, or without --port, all that is decided alike is
+    shown together. Lines are shown where the file is still as it was applied.
+
+    With -o: {"flows": [{"from": [], "to": [], "ports": [{"protocol", "first", "last"}], "verdict": "allow", "deny" or
+    "undecided", "steps": [{"endpoint", "direction", "tier", "policy", "rule", "verdict", "reason", "object", "origin",
+    "file", "line"}]}]}.
+    """
+    from muslin.cli import interrupt
+    from muslin.cli.policy import commands
+    from muslin.cli.policy.explaining import Asked
+    asked = Asked(source, destination, port, (proto or "").upper())
+    interrupt.run(commands.explain(commands.Where(**_where(options)), asked, options["form"]))
+
+
+def _where(options: dict[str, Any]) -> dict[str, Any]:
+    """What of a command's options says whom to ask."""
+    if options["pools"] and not options["files"]:
+        raise click.UsageError("--pool is for manifests: name them with -f")
+    return {"run": options["run_dir"].absolute(), "files": options["files"], "pools": options["pools"]}
