@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from muslin.cli.play.flows import Finding, Flow, Packet, PlayedPort, Totals
 
-__all__ = ["Style", "render", "summary", "as_json"]
+__all__ = ["Style", "grid", "render", "summary", "as_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ def render(ports: Mapping[str, Sequence[PlayedPort]], findings: Sequence[Finding
     `ports` are the pods in the order they are shown. Pods without a port have no column.
     """
     marks = {finding.flow: mark(finding) for finding in findings}
+    return "\n".join([*grid(ports, marks, style), legend(findings, style)])
+
+
+def grid(ports: Mapping[str, Sequence[PlayedPort]], marks: Mapping[Flow, str], style: Style) -> list[str]:
+    """The lines of `render`, given the mark of each flow, without the legend."""
     pods = list(ports)
     number = {pod: str(index) for index, pod in enumerate(pods, 1)}
     names = max([len("from"), *map(len, pods)])
@@ -68,7 +73,7 @@ def render(ports: Mapping[str, Sequence[PlayedPort]], findings: Sequence[Finding
             cells = (_cell(pod, to, ports[to], marks, _wide(to, ports, number), style) for to in columns)
             lines.append((head + "".join(cells)).rstrip())
         lines.append("")
-    return "\n".join([*lines, legend(findings, style)])
+    return lines
 
 
 def legend(findings: Sequence[Finding], style: Style) -> str:

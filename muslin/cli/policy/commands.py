@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from muslin.cli.console import Console
+from muslin.cli.console import Console, fancy
 from muslin.cli.ipam.output import structured
 from muslin.cli.ipam.table import Look
-from muslin.cli.policy import explaining, live
+from muslin.cli.play.matrix import Style
+from muslin.cli.policy import explaining, live, matrix, svg
 from muslin.cli.policy.engine import Judge
 from muslin.cli.policy.world import DEFAULT_POOL, World, of_manifest
 from muslin.kube.manifest import load
 
-__all__ = ["Where", "explain"]
+__all__ = ["Where", "explain", "show_matrix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,17 @@ async def explain(where: Where, asked: explaining.Asked, form: str) -> None:
         found = await explaining.answers(asked, world, answer)
     Console().result(explaining.shown(found, world, Look.of_stdout()) if form == "table"
                      else structured({"flows": explaining.plain(found, world)}, form))
+
+
+async def show_matrix(where: Where, selection: matrix.Selection, form: str) -> None:
+    """Who reaches whom."""
+    console = Console()
+    async with _asked(where) as (world, answer):
+        found = await matrix.matrix(world, selection, answer)
+    if form == "svg":
+        console.result(svg.picture(found).rstrip("\n"))
+    else:
+        console.result(matrix.text(found, Style(*fancy())) if form == "table"
+                       else structured(matrix.plain(found), form))
+    if found.silent:
+        console.warn(f"no port is known of {', '.join(found.silent)}; name some with --port")

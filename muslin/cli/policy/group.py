@@ -77,6 +77,49 @@ def explain(source: str, destination: str, port: int | None, proto: str | None, 
     interrupt.run(commands.explain(commands.Where(**_where(options)), asked, options["form"]))
 
 
+@policy.command()
+@click.option("-n", "--namespace", "namespaces", multiple=True, metavar="NAME", shell_complete=_namespaces,
+              help="Only pods of this namespace; repeatable.")
+@click.option("-l", "--selector", default="", metavar="SELECTOR",
+              help="Only pods whose labels this matches, such as \"app == 'web' && !has(canary)\".")
+@click.option("--port", "ports", multiple=True, metavar="PORT[/PROTO]",
+              help="Ask about this port of every pod, such as 80 or 53/udp; repeatable.  [default: those that each "
+                   "pod's manifest declares]")
+@click.option("--outside", multiple=True, metavar="ADDRESS", help="An address that sends, too; repeatable.")
+@_files
+@_pools
+@click.option("-o", "--format", "form", type=click.Choice(("table", "json", "yaml", "svg")), default="table",
+              help="Format of the result: for people, for programs, or a picture.")
+@_run_dir
+def matrix(namespaces: tuple[str, ...], selector: str, ports: tuple[str, ...], outside: tuple[str, ...],
+           **options: Any) -> None:
+    """Show who reaches whom: every pair of pods, on every port.
+
+    Rows are senders, columns receivers; a cell has a mark for each port. With -o svg it is a picture, for a
+    file. Of what runs, ports are known that have names, or that a played pod listens on.
+
+    With -o json: {"pods": [{"pod", "ports": [{"protocol", "port"}]}], "flows": [{"from", "to", "protocol", "port",
+    "verdict", "policy", "rule", "reason"}]}.
+    """
+    from muslin.cli import interrupt
+    from muslin.cli.play.flows import PlayedPort
+    from muslin.cli.policy import commands
+    from muslin.cli.policy.matrix import Selection
+    from muslin.selectors import parse
+    selection = Selection(namespaces, parse(selector) if selector else None,
+                          tuple(PlayedPort(*_port(text)) for text in ports), outside)
+    interrupt.run(commands.show_matrix(commands.Where(**_where(options)), selection, options["form"]))
+
+
+def _port(text: str) -> tuple[str, int]:
+    """Protocol and number of PORT[/PROTO]."""
+    number, _, protocol = text.partition("/")
+    name = protocol.upper() or "TCP"
+    if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 65535) or name not in ("TCP", "UDP", "SCTP"):
+        raise click.UsageError(f"--port {text!r} is not PORT or PORT/PROTO, such as 80 or 53/udp")
+    return name, int(number)
+
+
 def _where(options: dict[str, Any]) -> dict[str, Any]:
     """What of a command's options says whom to ask."""
     if options["pools"] and not options["files"]:
