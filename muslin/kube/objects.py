@@ -117,13 +117,18 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
-    """A network policy; ``manifest`` is the object as JSON."""
+    """A network policy, or another object that only the policy service reads; ``manifest`` is the object as JSON.
+
+    ``kind`` is that of the policy service's API: what is Calico's and has a name that Kubernetes uses too is told
+    apart by its group, as in ``NetworkPolicy.projectcalico.org``.
+    """
 
     namespace: str
+    """Empty for what is in none."""
     name: str
     manifest: bytes
     origin: Origin
-    kind: str = field(default="NetworkPolicy", init=False)
+    kind: str = "NetworkPolicy"
 
 
 Object = Namespace | Node | Pod | NetworkPolicy

@@ -1,7 +1,7 @@
 """From a document's fields to the objects it declares.
 
 Of Pods and Nodes only what the network needs is read; the rest is the kubelet's business and is passed over. Namespaces
-and NetworkPolicies are read strictly.
+and NetworkPolicies are read strictly; of Calico's objects only the frame is, since the policy service checks the rest.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ __all__ = ["read"]
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?", re.ASCII)  # RFC 6335 service name
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LABEL_VALUE = re.compile(rf"({_LABEL_NAME.pattern})?", re.ASCII)
+CALICO_VERSIONS = ("projectcalico.org/v3", "crd.projectcalico.org/v1")
+CALICO_KINDS = ("NetworkPolicy", "GlobalNetworkPolicy", "Tier", "Profile")
+_CALICO_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)  # profiles: a network's
 _NAMESPACE_NAME = "a namespace's name: lower-case letters, digits and '-', at most 63"
 _OBJECT_NAME = "an object's name: lower-case letters, digits, '-' and '.', at most 253"
 
@@ -42,6 +45,9 @@ def read(root: Field) -> list[Object]:
     Raises InvalidArgument for a kind that is not known or a field that is not right.
     """
     kind = root.require("kind", "say kind: Namespace, Node, Pod or NetworkPolicy")
+    version = root.mapping().get("apiVersion")
+    if version is not None and version.node.value in CALICO_VERSIONS:
+        return [_calico(root, kind)]
     match kind.string():
         case "List":
             _api_version(root, "v1")
@@ -58,8 +64,12 @@ def read(root: Field) -> list[Object]:
         case "NetworkPolicy":
             _api_version(root, "networking.k8s.io/v1")
             return [_network_policy(root)]
+        case "ServiceAccount":
+            _api_version(root, "v1")
+            return [_service_account(root)]
         case other:
-            raise kind.error(f"{other} is not supported; known kinds: Namespace, Node, Pod, NetworkPolicy, List")
+            raise kind.error(f"{other} is not supported; known kinds: Namespace, Node, Pod, NetworkPolicy, "
+                             "ServiceAccount, List")
 
 
 def _api_version(root: Field, version: str) -> None:
@@ -137,6 +147,26 @@ def _network_policy(root: Field) -> NetworkPolicy:
     name, namespace, _ = _metadata(root, DNS_SUBDOMAIN, _OBJECT_NAME)
     policy_spec.check(root.require("spec", "say what the policy does; podSelector: {} selects all pods"))
     return NetworkPolicy(namespace, name, _manifest(root, namespace=namespace), _origin(root))
+
+
+def _calico(root: Field, kind: Field) -> NetworkPolicy:
+    """An object of Calico's. Its specification is the policy service's to check, which names the path too."""
+    if kind.string() not in CALICO_KINDS:
+        raise kind.error(f"{kind.string()} of Calico is not supported; known kinds: {', '.join(CALICO_KINDS)}")
+    root.only("apiVersion", "kind", "metadata", "spec", "status")
+    name, namespace, fields = _metadata(root, _CALICO_NAME, _OBJECT_NAME)
+    if kind.string() == "NetworkPolicy":
+        return NetworkPolicy(namespace, name, _manifest(root, namespace=namespace), _origin(root),
+                             "NetworkPolicy.projectcalico.org")
+    if "namespace" in fields:
+        raise fields["namespace"].error(f"a {kind.string()} is in no namespace; remove it")
+    return NetworkPolicy("", name, _manifest(root), _origin(root), kind.string())
+
+
+def _service_account(root: Field) -> NetworkPolicy:
+    root.only("apiVersion", "kind", "metadata", "secrets", "imagePullSecrets", "automountServiceAccountToken")
+    name, namespace, _ = _metadata(root, DNS_SUBDOMAIN, _OBJECT_NAME)
+    return NetworkPolicy(namespace, name, _manifest(root, namespace=namespace), _origin(root), "ServiceAccount")
 
 
 def _manifest(root: Field, **metadata: Plain) -> bytes:

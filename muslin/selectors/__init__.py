@@ -16,8 +16,11 @@ from muslin.selectors.expressions import (
     canonical,
     conjunction,
     equal,
+    keys_of,
+    with_prefix,
 )
 from muslin.selectors.parser import MAX_DEPTH, SelectorError, parse
 
 __all__ = ["Selector", "All", "Global", "Has", "Comparison", "Membership", "Not", "And", "Or", "COMPARISONS", "KEY",
-           "NAMESPACE", "MAX_DEPTH", "SelectorError", "parse", "canonical", "conjunction", "equal"]
+           "NAMESPACE", "MAX_DEPTH", "SelectorError", "parse", "canonical", "conjunction", "equal",
+           "keys_of", "with_prefix"]

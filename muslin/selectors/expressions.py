@@ -190,6 +190,47 @@ def conjunction(terms: Iterable[Selector]) -> Selector:
     return And(operands) if len(operands) > 1 else operands[0] if operands else All()
 
 
+def keys_of(selector: Selector) -> set[str]:
+    """The labels that a selector asks for."""
+    match selector:
+        case Has(key) | Comparison(key) | Membership(key):
+            return {key}
+        case Global():
+            return {NAMESPACE}
+        case Not(operand):
+            return keys_of(operand)
+        case And(operands) | Or(operands):
+            return {key for operand in operands for key in keys_of(operand)}
+        case _:
+            return set()
+
+
+def with_prefix(selector: Selector, prefix: str, *, every: Selector, none: Selector) -> Selector:
+    """The same selector on labels whose keys have a prefix.
+
+    `every` and `none` stand for `all()` and `global()`, which mean something else where another thing is selected.
+    """
+    match selector:
+        case All():
+            return every
+        case Global():
+            return none
+        case Has(key):
+            return Has(prefix + key)
+        case Comparison(key, how, value):
+            return Comparison(prefix + key, how, value)
+        case Membership(key, values, negated):
+            return Membership(prefix + key, values, negated)
+        case Not(operand):
+            return Not(with_prefix(operand, prefix, every=every, none=none))
+        case And(operands):
+            return And(tuple(with_prefix(operand, prefix, every=every, none=none) for operand in operands))
+        case Or(operands):
+            return Or(tuple(with_prefix(operand, prefix, every=every, none=none) for operand in operands))
+        case _:
+            raise AssertionError(selector)
+
+
 def canonical(selector: Selector) -> Selector:
     """The one way to write what a selector means, as far as simple rules find it.
 

@@ -1,4 +1,4 @@
-"""From events to instructions: endpoints, policies and profiles in, an update for each concerned node out. No I/O.
+"""From events to instructions: endpoints, policies, profiles, tiers in, an update for each concerned node out. No I/O.
 
 The engine keeps which selector selects whom (`SelectorIndex`), the groups in use, and every node's program. A batch of
 events is taken in first; then the groups that it touched are built anew, and the programs of the nodes that it
@@ -17,16 +17,35 @@ from services.policy.compile import Compiled, GroupSpec, compile_policy
 from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone, ResourcePut
 from services.policy.index import SelectorIndex
 from services.policy.model import (
+    ACCOUNT_PROFILE_PREFIX,
     NAMESPACE_PROFILE_PREFIX,
+    TIER_PREFIX,
+    Action,
     Attachment,
     Direction,
     Endpoint,
     Policy,
     Profile,
+    Resource,
     Tier,
+    account_profile,
     profile_id,
 )
-from services.policy.program import EMPTY, CompiledEndpoint, Group, Program, TierPolicies, Update, diff
+from services.policy.program import (
+    EMPTY,
+    CompiledEndpoint,
+    CompiledPolicy,
+    CompiledRule,
+    Group,
+    Program,
+    TierPolicies,
+    Update,
+    diff,
+)
+
+_PASS = (CompiledRule(Action.PASS, "spec.defaultAction"),)
+PASS_ON = CompiledPolicy("tier:/pass", "the tier's default action", _PASS, _PASS)
+"""The last policy of each tier whose default action is Pass: nothing is left for the end of the tier to drop."""
 
 
 @dataclass(slots=True)
@@ -45,8 +64,8 @@ class Engine:
     def __init__(self) -> None:
         self._endpoints: dict[Attachment, Endpoint] = {}
         self._on_node: dict[str, set[Attachment]] = {}
-        self._resources: dict[str, Policy | Profile] = {}
-        self._compiled: dict[str, Compiled] = {}
+        self._resources: dict[str, Resource] = {}
+        self._compiled: dict[str, Compiled] = {PASS_ON.id: Compiled(PASS_ON, {}, None)}
         self._index = SelectorIndex()
         self._policies_of: dict[str, set[str]] = {}  # selector text -> ids of policies
         self._group_users: Counter[str] = Counter()
@@ -68,12 +87,13 @@ class Engine:
         return {"endpoints": len(self._endpoints), "groups": len(self._groups), "programs": len(self._programs),
                 "selectors": len(self._index),
                 "policies": sum(isinstance(r, Policy) for r in self._resources.values()),
-                "profiles": sum(isinstance(r, Profile) for r in self._resources.values())}
+                "profiles": sum(isinstance(r, Profile) for r in self._resources.values()),
+                "tiers": sum(isinstance(r, Tier) for r in self._resources.values())}
 
     def handle(self, events: Iterable[Event]) -> dict[str, Update]:
         """Take a batch of events in. Returns what changes on which node."""
         dirt = _Dirt(set(), set(), set())
-        resources: dict[str, Policy | Profile | None] = {}
+        resources: dict[str, Resource | None] = {}
         for event in events:
             match event:
                 case EndpointPut(endpoint):
@@ -91,6 +111,7 @@ class Engine:
         self._relabel(dirt)
         for key, new in changed.items():
             self._recompile(key, new, dirt)
+        self._touch_tiers(changed, dirt)
         self._rebuild_groups(dirt)
         return self._rebuild_programs(dirt.nodes)
 
@@ -110,13 +131,13 @@ class Engine:
             self._on_node.setdefault(new.node, set()).add(attachment)
             self._endpoints[attachment] = new
 
-    def _store(self, key: str, new: Policy | Profile | None) -> None:
+    def _store(self, key: str, new: Resource | None) -> None:
         if new is None:
             self._resources.pop(key, None)
         else:
             self._resources[key] = new
 
-    def _touch_members(self, changed: Mapping[str, Policy | Profile | None], dirt: _Dirt) -> None:
+    def _touch_members(self, changed: Mapping[str, Resource | None], dirt: _Dirt) -> None:
         """If a profile changes, the nodes of the endpoints in it need its rules; and their labels may change."""
         relabel = {key: _labels(self._resources.get(key)) != _labels(new) for key, new in changed.items()
                    if isinstance(new or self._resources.get(key), Profile)}
@@ -128,6 +149,15 @@ class Engine:
                 dirt.nodes.add(endpoint.node)
             if any(relabel[key] for key in touched):
                 dirt.endpoints.add(attachment)
+
+    def _touch_tiers(self, changed: Mapping[str, Resource | None], dirt: _Dirt) -> None:
+        """If a tier changes, the nodes of the endpoints that its policies are for need them in another order."""
+        if not any(key.startswith(TIER_PREFIX) for key in changed):
+            return
+        for text, keys in self._policies_of.items():
+            policies = (self._resources[key] for key in keys)
+            if any(isinstance(policy, Policy) and policy.tier.id in changed for policy in policies):
+                dirt.nodes |= self._nodes_of(text)
 
     def _relabel(self, dirt: _Dirt) -> None:
         for attachment in dirt.endpoints:
@@ -141,10 +171,11 @@ class Engine:
             dirt.nodes.add(endpoint.node)
 
     def _effective_labels(self, endpoint: Endpoint) -> dict[str, str]:
-        """Its own labels, under those that its profiles and Muslin give it."""
-        labels = names.own(endpoint.labels)
-        for profile in _inherited(endpoint):
+        """Its own labels, above those of its profiles, of which the first counts; and those that Muslin gives it."""
+        labels: dict[str, str] = {}
+        for profile in reversed(_inherited(endpoint)):
             labels.update(_labels(self._resources.get(profile_id(profile))))
+        labels.update(names.own(endpoint.labels))
         labels[names.ORCHESTRATOR] = endpoint.orchestrator
         if endpoint.namespace:
             labels[names.NAMESPACE] = endpoint.namespace
@@ -152,15 +183,16 @@ class Engine:
             labels[names.SERVICE_ACCOUNT] = endpoint.service_account
         return labels
 
-    def _recompile(self, key: str, new: Policy | Profile | None, dirt: _Dirt) -> None:
+    def _recompile(self, key: str, new: Resource | None, dirt: _Dirt) -> None:
         """Put a policy or profile in the place of what had its id."""
         old = self._compiled.pop(key, None)
-        if new is not None:
-            self._compiled[key] = compile_policy(new)
-            self._use(self._compiled[key], dirt)
+        compiled = compile_policy(new) if isinstance(new, Policy | Profile) else None
+        if compiled is not None:
+            self._compiled[key] = compiled
+            self._use(compiled, dirt)
         if old is not None:
             self._drop(old, dirt)
-        if new is not None and (scope := self._compiled[key].scope):
+        if compiled is not None and (scope := compiled.scope):
             self._policies_of.setdefault(scope.text, set()).add(key)
 
     def _use(self, compiled: Compiled, dirt: _Dirt) -> None:
@@ -239,33 +271,43 @@ class Engine:
             attachment=endpoint.attachment,
             interface=endpoint.interface,
             addresses=endpoint.addresses,
-            ingress=_tiers(policy for policy in selected if Direction.INGRESS in policy.directions),
-            egress=_tiers(policy for policy in selected if Direction.EGRESS in policy.directions),
+            ingress=self._tiers(policy for policy in selected if Direction.INGRESS in policy.directions),
+            egress=self._tiers(policy for policy in selected if Direction.EGRESS in policy.directions),
             profiles=tuple(map(profile_id, endpoint.profiles)),
             workload=endpoint.workload,
             revision=endpoint.revision,
         )
 
+    def _tiers(self, policies: Iterable[Policy]) -> tuple[TierPolicies, ...]:
+        tiers: dict[str, list[Policy]] = {}
+        for policy in policies:
+            tiers.setdefault(policy.tier.name, []).append(policy)
+        found = (self._tier(of[0].tier) for of in tiers.values())
+        return tuple(
+            TierPolicies(tier.name, (*(p.id for p in sorted(tiers[tier.name], key=lambda p: (p.order, p.name))),
+                                     *((PASS_ON.id,) if tier.default_action is Action.PASS else ())))
+            for tier in sorted(found, key=lambda tier: (tier.order, tier.name)))
 
-def _labels(resource: Policy | Profile | None) -> Mapping[str, str]:
+    def _tier(self, named: Tier) -> Tier:
+        """The tier as it is declared, if it is."""
+        declared = self._resources.get(named.id)
+        return declared if isinstance(declared, Tier) else named
+
+
+def _labels(resource: Resource | None) -> Mapping[str, str]:
     """What a profile gives to its members."""
     return resource.labels if isinstance(resource, Profile) else {}
 
 
 def _inherited(endpoint: Endpoint) -> list[str]:
-    """The profiles whose labels an endpoint has: those it is in, and its namespace's, whether it is in that or not.
+    """The profiles whose labels an endpoint has: those it is in, and always its namespace's and service account's.
 
-    The profile of another namespace gives it nothing: else a network of such a name could pass for the namespace.
+    The profile of another namespace or account gives it nothing: else a network of such a name could pass for it.
     """
-    mine = NAMESPACE_PROFILE_PREFIX + endpoint.namespace if endpoint.namespace else ""
-    others = [name for name in endpoint.profiles if not name.startswith(NAMESPACE_PROFILE_PREFIX)]
-    return [*others, mine] if mine else others
-
-
-def _tiers(policies: Iterable[Policy]) -> tuple[TierPolicies, ...]:
-    tiers: dict[Tier, list[Policy]] = {}
-    for policy in policies:
-        tiers.setdefault(policy.tier, []).append(policy)
-    return tuple(
-        TierPolicies(tier.name, tuple(p.id for p in sorted(tiers[tier], key=lambda p: (p.order, p.name))))
-        for tier in sorted(tiers, key=lambda tier: (tier.order, tier.name)))
+    derived = (NAMESPACE_PROFILE_PREFIX, ACCOUNT_PROFILE_PREFIX)
+    found = [name for name in endpoint.profiles if not name.startswith(derived)]
+    if endpoint.namespace:
+        found.append(NAMESPACE_PROFILE_PREFIX + endpoint.namespace)
+        if endpoint.service_account:
+            found.append(account_profile(endpoint.namespace, endpoint.service_account))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.policy.model import Attachment, Endpoint, Policy, Profile
+from services.policy.model import Attachment, Endpoint, Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class EndpointGone:
 
 @dataclass(frozen=True, slots=True)
 class ResourcePut:
-    """A policy or profile is new or has changed."""
+    """A policy, profile or tier is new or has changed."""
 
-    resource: Policy | Profile
+    resource: Resource
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceGone:
-    """A policy or profile is no more; it is named by its id."""
+    """A policy, profile or tier is no more; it is named by its id."""
 
     id: str
 

@@ -122,6 +122,36 @@ class Field:
                              "digit at both ends of each part")
         return value
 
+    def object_name(self) -> str:
+        """A name such as a profile's, which can be a network's: part of a key, hence without a slash."""
+        value = self.text()
+        if len(value) > 253 or not _NAME.fullmatch(value):
+            raise self.error(f"{value!r} must be 1 to 253 letters, digits, '-', '_' or '.', with a letter or digit at "
+                             "both ends")
+        return value
+
+    def number(self) -> float:
+        """A number."""
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool):
+            raise self._wrong("a number")
+        if not -1e15 < self.value < 1e15:  # so far a float tells whole numbers apart
+            raise self.error(f"{str(self.value)[:40]} is too large")
+        return float(self.value)
+
+    def integer(self, least: int, most: int) -> int:
+        """A whole number within the bounds, both included."""
+        if not isinstance(self.value, int) or isinstance(self.value, bool):
+            raise self._wrong("a whole number")
+        if not least <= self.value <= most:
+            raise self.error(f"{self.value} is not between {least} and {most}")
+        return self.value
+
+    def flag(self) -> bool:
+        """True or false."""
+        if not isinstance(self.value, bool):
+            raise self._wrong("true or false")
+        return self.value
+
     def port(self) -> int:
         """A port number, 1 to 65535."""
         if not isinstance(self.value, int) or isinstance(self.value, bool):

@@ -21,10 +21,14 @@ PROFILE_PREFIX = "projectcalico.org/profile."
 """With a profile's name: carried by every endpoint in it."""
 NAMESPACE_PREFIX = "pcns."
 """Before each label of the endpoint's namespace."""
+ACCOUNT_PREFIX = "pcsa."
+"""Before each label of the endpoint's service account."""
+OBJECT_NAME = "projectcalico.org/name"
+"""Label that Calico has on every namespace and service account: its name."""
 METADATA_NAME = "kubernetes.io/metadata.name"
 """Label that Kubernetes puts on every namespace: its name."""
 
-RESERVED_PREFIXES = ("projectcalico.org/", NAMESPACE_PREFIX, "pcsa.", "k8s_ns/label/")
+RESERVED_PREFIXES = ("projectcalico.org/", NAMESPACE_PREFIX, ACCOUNT_PREFIX, "k8s_ns/label/")
 """Derived labels begin with one of these: today's names, those of service accounts, and the old policy controller's."""
 RESERVED_KEYS = frozenset({"calico/k8s_ns"})
 """Derived labels that have a name of their own."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from muslin.selectors import Selector
 
 NAMESPACE_PROFILE_PREFIX = "k8s_ns."
 """With a namespace's name: the profile of its pods."""
+ACCOUNT_PROFILE_PREFIX = "serviceaccount/"
+"""With namespace and name of a service account: the profile that hands its labels to its pods. No network can be
+called so, since its name has no slash."""
 
 
 class Action(Enum):
@@ -69,12 +72,23 @@ class Rule:
     port_names: tuple[str, ...] = ()
 
 
+TIER_PREFIX = "tier:"
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """Policies that are evaluated together. Tiers are in order of (order, name)."""
 
     name: str
     order: float
+    default_action: Action = Action.DENY
+    """What happens at its end to what none of its policies decided: Deny, or Pass."""
+    origin: str = field(default="", compare=False)
+
+    @property
+    def id(self) -> str:
+        """Unique among resources: ids of policies and profiles have a slash."""
+        return TIER_PREFIX + self.name
 
 
 DEFAULT_TIER = Tier("default", 1_000_000)
@@ -92,6 +106,7 @@ class Policy:
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
     tier: Tier = DEFAULT_TIER
+    """Counts for as long as no tier of its name is declared."""
     order: float = 1000
     origin: str = ""
     """Where it came from, for people: `file.yaml, document 2`."""
@@ -118,9 +133,18 @@ class Profile:
         return profile_id(self.name)
 
 
+Resource: TypeAlias = Policy | Profile | Tier
+"""What objects are translated into."""
+
+
 def profile_id(name: str) -> str:
     """What a profile is called in programs."""
     return f"profile/{name}"
+
+
+def account_profile(namespace: str, name: str) -> str:
+    """Name of the profile of a service account."""
+    return f"{ACCOUNT_PROFILE_PREFIX}{namespace}/{name}"
 
 
 class Attachment(NamedTuple):

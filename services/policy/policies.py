@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import grpc
 import msgspec
 
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
-from muslin.errors import InvalidArgument
+from muslin.errors import FailedPrecondition, InvalidArgument
 from muslin.rpc import remaining
 from services.policy import flows, wire
+from services.policy.model import DEFAULT_TIER, Policy
 from services.policy.records import Object
 from services.policy.replica import Replica
 from services.policy.translate import Condition, Ref, check
@@ -33,7 +34,7 @@ class Policies(policy_pb2_grpc.PoliciesServicer):
 
     async def Apply(self, request: policy_pb2.ApplyRequest, context: Context) -> policy_pb2.ApplyResponse:
         """Check all, store all, and answer once they are compiled here: an ADD that follows is enforced with them."""
-        objects, conditions = checked(request.objects)
+        objects, conditions = checked(request.objects, self._replica.sources.tiers())
         revision = await self._replica.store.put(objects, remaining(context))
         await self._replica.reached(revision, remaining(context))
         log.info("applied objects=%d conditions=%d revision=%d", len(objects), len(conditions), revision)
@@ -48,10 +49,20 @@ class Policies(policy_pb2_grpc.PoliciesServicer):
                 check(ref)
             except InvalidArgument as problem:
                 raise InvalidArgument(f"objects[{i}]: {problem.message}") from None
+        self._check_tiers(refs)
         gone, revision = await self._replica.store.delete(refs, remaining(context))
         await self._replica.reached(revision, remaining(context))
         log.info("deleted objects=%d revision=%d", len(gone), revision)
         return policy_pb2.DeleteResponse(deleted=map(_ref, gone), revision=revision or self._replica.mirror.revision)
+
+    def _check_tiers(self, refs: Sequence[Ref]) -> None:
+        """Raise FailedPrecondition if a tier would go while policies are in it, whose order would change."""
+        for ref in (ref for ref in refs if ref.kind == "Tier"):
+            staying = [item for item in self._replica.sources.in_tier(ref.name) if item not in refs]
+            if staying:
+                raise FailedPrecondition(f"{ref} still has {staying[0]} in it"
+                                         f"{f' and {len(staying) - 1} more' if len(staying) > 1 else ''}; delete that "
+                                         "too, or first")
 
     async def List(self, request: policy_pb2.ListRequest, context: Context) -> policy_pb2.ListResponse:
         """All objects, as this replica has them."""
@@ -69,14 +80,16 @@ class Policies(policy_pb2_grpc.PoliciesServicer):
             wire.explanation(flows.answer(flow, view, f"flows[{i}]")) for i, flow in enumerate(request.flows)])
 
 
-def checked(objects: Iterable[policy_pb2.Object]) -> tuple[list[Object], list[tuple[Ref, Condition]]]:
-    """The records of objects, and what there is to say about them.
+def checked(objects: Iterable[policy_pb2.Object],
+            tiers: Collection[str] = (DEFAULT_TIER.name,)) -> tuple[list[Object], list[tuple[Ref, Condition]]]:
+    """The records of objects, and what there is to say about them. `tiers` are those that there are already.
 
     Raises:
-        InvalidArgument: at least one would be refused by the API server, or is there twice; the message has a line for
-            each, with origin, name and path.
+        InvalidArgument: at least one would be refused by the API server, or is there twice, or is in a tier that is
+            not there; the message has a line for each, with origin, name and path.
     """
     result: dict[Ref, Object] = {}
+    wanted: dict[str, str] = {}  # by tier, what is to say if it is not there
     conditions: list[tuple[Ref, Condition]] = []
     complaints: list[str] = []
     for message in objects:
@@ -88,9 +101,16 @@ def checked(objects: Iterable[policy_pb2.Object]) -> tuple[list[Object], list[tu
             continue
         result[ref] = record
         try:
-            conditions += [(ref, condition) for condition in record.translate().conditions]
+            translation = record.translate()
         except InvalidArgument as problem:
             complaints.append(f"{where}: {problem.message}"[:MAX_COMPLAINT])
+            continue
+        conditions += [(ref, condition) for condition in translation.conditions]
+        if isinstance(policy := translation.resource, Policy):
+            tier = policy.tier.name
+            wanted.setdefault(tier, f"{where}: spec.tier: there is no Tier {tier}; apply it too, or first")
+    there = {*tiers, *(ref.name for ref in result if ref.kind == "Tier")}
+    complaints += [complaint[:MAX_COMPLAINT] for tier, complaint in wanted.items() if tier not in there]
     if complaints:
         more = [f"and {len(complaints) - MAX_COMPLAINTS} more"] if len(complaints) > MAX_COMPLAINTS else []
         raise InvalidArgument("\n".join([*complaints[:MAX_COMPLAINTS], *more]))

@@ -16,9 +16,9 @@ from muslin.etcd import keys
 from muslin.etcd.mirror import Change
 from services.policy import records
 from services.policy.events import Event, ResourceGone, ResourcePut
-from services.policy.model import profile_id
+from services.policy.model import DEFAULT_TIER, Policy, Profile, Resource, Tier, profile_id
+from services.policy.objects import POLICY_KINDS, Condition, Ref
 from services.policy.records import Object
-from services.policy.translate import Condition, Ref
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,21 @@ class _Known:
     object: Object | None = None
     resource_id: str = ""
     conditions: tuple[Condition, ...] = ()
+    accepted: bool = False
+    """Whether that record is what is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What has become of an object that should be a policy."""
+
+    ref: Ref
+    origin: str
+    accepted: bool
+    """Whether its newest version is in force."""
+    conditions: tuple[Condition, ...]
+    policy: str
+    """Id of what is in force for it; empty if nothing is."""
 
 
 class Sources:
@@ -38,7 +53,8 @@ class Sources:
 
     def __init__(self) -> None:
         self._objects: dict[str, _Known] = {}
-        self._profiles: set[str] = set()
+        self._stored_profiles: dict[str, Profile] = {}  # of networks, by id
+        self._declared: dict[str, Resource] = {}  # what objects are in force as, by id
 
     def take(self, changes: Sequence[Change]) -> list[Event]:
         """The events that changes of records amount to."""
@@ -59,7 +75,7 @@ class Sources:
         known = self._objects.get(change.key, _Known(ref))
         if change.new is None:
             self._objects.pop(change.key, None)
-            return [ResourceGone(known.resource_id)] if known.resource_id else []
+            return self._withdrawn(known.resource_id)
         record = known.object
         try:
             record = records.decode_object(change.key, change.new.value)
@@ -70,22 +86,32 @@ class Sources:
             condition = Condition("", f"{problem.message}; {kept}")
             self._objects[change.key] = _Known(ref, record, known.resource_id, (condition,))
             return []
-        self._objects[change.key] = _Known(ref, record, translation.resource.id, translation.conditions)
-        return [ResourcePut(translation.resource)]
+        resource = translation.resource
+        self._objects[change.key] = _Known(ref, record, resource.id, translation.conditions, accepted=True)
+        # A policy that has moved to another tier has another id there.
+        events = self._withdrawn(known.resource_id) if known.resource_id != resource.id else []
+        self._declared[resource.id] = resource
+        return [*events, ResourcePut(resource)]
+
+    def _withdrawn(self, resource_id: str) -> list[Event]:
+        """What to do when an object is no more: a network's own profile takes the place of one that was declared."""
+        if self._declared.pop(resource_id, None) is None:
+            return []
+        stored = self._stored_profiles.get(resource_id)
+        return [ResourcePut(stored) if stored else ResourceGone(resource_id)]
 
     def _profile(self, change: Change) -> Iterable[Event]:
         try:
             if change.new is not None:
                 profile = records.decode_profile(change.key, change.new.value)
-                self._profiles.add(profile.id)
-                return [ResourcePut(profile)]
+                self._stored_profiles[profile.id] = profile
+                return [] if profile.id in self._declared else [ResourcePut(profile)]
             gone = profile_id(keys.parse_profile(change.key))
         except Corrupt as problem:
             log.error("stored profile is not usable problem=%s", problem.message)  # noqa: TRY400  (as above)
             return []
-        if gone not in self._profiles:
+        if self._stored_profiles.pop(gone, None) is None or gone in self._declared:
             return []
-        self._profiles.remove(gone)
         return [ResourceGone(gone)]
 
     def objects(self) -> list[Object]:
@@ -94,4 +120,34 @@ class Sources:
 
     def conditions(self) -> list[tuple[Ref, Condition]]:
         """All that there is to say about objects, in the same order."""
-        return [(known.ref, condition) for _, known in sorted(self._objects.items()) for condition in known.conditions]
+        return [(known.ref, condition) for _, known in sorted(self._objects.items())
+                for condition in self._said(known)]
+
+    def _said(self, known: _Known) -> tuple[Condition, ...]:
+        tier = self._undeclared(known)
+        if not tier:
+            return known.conditions
+        return (*known.conditions, Condition("spec.tier", f"there is no Tier {tier}; until there is, its policies come "
+                                             "after those of all tiers that have an order"))
+
+    def _undeclared(self, known: _Known) -> str:
+        """The tier that an object's policy is in and that is not there; empty if there is none such."""
+        policy = self._declared.get(known.resource_id)
+        if isinstance(policy, Policy) and policy.tier != DEFAULT_TIER and policy.tier.id not in self._declared:
+            return policy.tier.name
+        return ""
+
+    def tiers(self) -> set[str]:
+        """Names of the tiers that there are."""
+        return {DEFAULT_TIER.name, *(item.name for item in self._declared.values() if isinstance(item, Tier))}
+
+    def in_tier(self, tier: str) -> list[Ref]:
+        """The objects whose policies are in a tier, sorted."""
+        found = ((known.ref, self._declared.get(known.resource_id)) for _, known in sorted(self._objects.items()))
+        return [ref for ref, policy in found if isinstance(policy, Policy) and policy.tier.name == tier]
+
+    def policies(self) -> list[Status]:
+        """What has become of each object that is a policy or should be one, sorted by kind, namespace and name."""
+        return [Status(known.ref, known.object.origin if known.object else "", known.accepted, self._said(known),
+                       known.resource_id)
+                for _, known in sorted(self._objects.items()) if known.ref.kind in POLICY_KINDS]

@@ -13,6 +13,8 @@ MAX_OPERATIONS = 120
 """In one transaction; etcd takes 128."""
 MAX_BYTES = 1_300_000
 """Of values in one transaction; etcd takes requests of 1.5 MiB."""
+_RANK = {"Tier": 0, "Namespace": 2}
+"""Kinds in the order in which they are stored; the others are 1."""
 
 
 def batches(puts: Iterable[Put]) -> Iterator[list[Put]]:
@@ -38,10 +40,11 @@ class Store:
     async def put(self, objects: Sequence[Object], timeout: float) -> int:
         """Store objects; the revision at which all are in, 0 if there are none.
 
-        Where they do not fit in one transaction, Namespaces come last: pods of a namespace that is not there are
-        closed, so nothing is open for a moment that a policy further down would have shut.
+        Where they do not fit in one transaction, Tiers come first, since they order policies, and Namespaces last:
+        pods of a namespace that is not there are closed, so nothing is open for a moment that a policy further down
+        would have shut.
         """
-        ordered = sorted(objects, key=lambda item: (item.kind == "Namespace", item.ref.namespace, item.ref.name))
+        ordered = sorted(objects, key=lambda item: (_RANK.get(item.kind, 1), item.namespace, item.name))
         revision = 0
         for batch in batches(Put(item.key, records.encode(item)) for item in ordered):
             revision = (await self._etcd.txn((), batch, timeout=timeout)).revision
@@ -50,9 +53,9 @@ class Store:
     async def delete(self, refs: Sequence[Ref], timeout: float) -> tuple[list[Ref], int]:
         """Remove objects. Those that there were, and the revision at which the last of them went, 0 if none did.
 
-        Namespaces go first, for the reason given at `put`.
+        In the opposite order, for the reason given at `put`.
         """
-        ordered = sorted(set(refs), key=lambda ref: (ref.kind != "Namespace", ref.namespace, ref.name))
+        ordered = sorted(set(refs), key=lambda ref: (-_RANK.get(ref.kind, 1), ref.namespace, ref.name))
         gone: list[Ref] = []
         revision = 0
         for start in range(0, len(ordered), MAX_OPERATIONS // 2):

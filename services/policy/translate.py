@@ -1,11 +1,11 @@
-"""Kubernetes' NetworkPolicy v1 and Namespace, translated into policies and profiles.
+"""Kubernetes' NetworkPolicy v1, Namespace and ServiceAccount, translated into policies and profiles.
 
 What the API server would refuse is refused (`FieldError`, an InvalidArgument, names the path), and nothing of the
 object counts. What it would take and we can not express is dropped with a `Condition`: a port, a peer, and where no
 peer of a rule is left, the rule. The direction stays isolated, so that a drop can only close and never open.
 
 Source of the rules: https://kubernetes.io/docs/concepts/services-networking/network-policies/ and the API reference
-of networking.k8s.io/v1.
+of networking.k8s.io/v1. Calico's own kinds are translated in `calico`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from muslin.selectors import Has, Selector, conjunction, equal
+from services.policy import calico
 from services.policy import labels as names
 from services.policy.fields import Field, FieldError, Untranslatable
 from services.policy.ipblocks import Network, merged, network
@@ -27,63 +28,18 @@ from services.policy.model import (
     PortRange,
     Profile,
     Rule,
+    account_profile,
 )
+from services.policy.objects import Condition, Ref, Translation, check, header
+from services.policy.port_ranges import merged_ranges
 
-KINDS = ("Namespace", "NetworkPolicy")
-"""What can be translated."""
+__all__ = ["Condition", "Ref", "Translation", "check", "translate"]
 
+_VERSIONS = {"Namespace": "v1", "ServiceAccount": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
 _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
+_SERVICE_ACCOUNT = ("apiVersion", "kind", "metadata", "secrets", "imagePullSecrets", "automountServiceAccountToken")
 _PEER_LISTS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 _TYPES = {"Ingress": Direction.INGRESS, "Egress": Direction.EGRESS}
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A reservation about an object: where, and what is wrong and was done about it."""
-
-    path: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """What became of an object."""
-
-    resource: Policy | Profile
-    conditions: tuple[Condition, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """Name of an object; the namespace is empty for a Namespace."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
-
-
-def check(ref: Ref) -> None:
-    """Whether an object can be called so.
-
-    Raises:
-        FieldError: it can not.
-    """
-    if ref.kind not in KINDS:
-        raise FieldError("kind", f"{ref.kind!r} is not supported; use {', '.join(KINDS)}")
-    if not ref.name:
-        raise FieldError("metadata.name", "is missing")
-    if ref.kind == "Namespace":
-        if ref.namespace:
-            raise FieldError("metadata.namespace", "a Namespace is in none: leave it out")
-        Field(ref.name, "metadata.name").dns_label()
-        return
-    if not ref.namespace:
-        raise FieldError("metadata.namespace", "is missing")
-    Field(ref.namespace, "metadata.namespace").dns_label()
-    Field(ref.name, "metadata.name").dns_subdomain()
 
 
 def translate(ref: Ref, manifest: object, origin: str = "") -> Translation:
@@ -93,25 +49,27 @@ def translate(ref: Ref, manifest: object, origin: str = "") -> Translation:
         FieldError: the API server would refuse it.
     """
     check(ref)
-    top = Field(manifest).fields(_TOP)
-    version = "v1" if ref.kind == "Namespace" else "networking.k8s.io/v1"
-    for key, expected in (("apiVersion", version), ("kind", ref.kind)):
-        if key not in top:
-            raise FieldError(key, f"is missing; it must be {expected}")
-        top[key].one_of((expected,))
-    metadata = top["metadata"].fields() if "metadata" in top else {}
-    for key, expected in (("name", ref.name), ("namespace", ref.namespace)):
-        if key in metadata and metadata[key].text() != expected:
-            raise metadata[key].error(f"is {metadata[key].text()!r}, and {expected!r} where the object is named")
-    labels = metadata["labels"].labels() if "labels" in metadata else {}
+    if ref.kind in calico.KINDS:
+        return calico.translate(ref, Field(manifest), origin)
+    top = Field(manifest).fields(_SERVICE_ACCOUNT if ref.kind == "ServiceAccount" else _TOP)
+    labels = header(ref, top, (_VERSIONS[ref.kind],), ref.kind)
     if ref.kind == "Namespace":
         return Translation(_namespace(ref.name, labels, origin))
+    if ref.kind == "ServiceAccount":
+        return Translation(_service_account(ref, labels, origin))
     return _NetworkPolicy(ref, origin).translate(top.get("spec", Field({}, "spec")))
+
+
+def _service_account(ref: Ref, labels: dict[str, str], origin: str) -> Profile:
+    """Its labels are those of its pods, under a prefix. It has no rules: no endpoint is in it."""
+    derived = {names.ACCOUNT_PREFIX + key: value for key, value in {**labels, names.OBJECT_NAME: ref.name}.items()}
+    return Profile(account_profile(ref.namespace, ref.name), derived, origin=origin)
 
 
 def _namespace(name: str, labels: dict[str, str], origin: str) -> Profile:
     """Pods of a namespace: all is allowed that no policy forbids, and its labels are theirs under a prefix."""
-    derived = {names.NAMESPACE_PREFIX + key: value for key, value in {**labels, names.METADATA_NAME: name}.items()}
+    given = {**labels, names.METADATA_NAME: name, names.OBJECT_NAME: name}
+    derived = {names.NAMESPACE_PREFIX + key: value for key, value in given.items()}
     return Profile(
         name=NAMESPACE_PROFILE_PREFIX + name,
         labels={**derived, names.NAMESPACE: name},
@@ -138,7 +96,7 @@ class _Ports:
     names: set[str] = field(default_factory=set)
 
     def rule(self, path: str, peer: _Peer) -> Rule:
-        ranges = () if self.every else _merged_ranges(self.ranges)
+        ranges = () if self.every else merged_ranges(self.ranges)
         port_names = () if self.every else tuple(sorted(self.names))
         return Rule(Action.ALLOW, path, self.protocol, peer.selector, peer.nets, peer.not_nets, ranges, port_names)
 
@@ -287,13 +245,3 @@ def _port_range(port: Field, end: Field | None) -> PortRange:
     if end and last < first:
         raise end.error(f"{last} must not be below port {first}")
     return PortRange(first, last)
-
-
-def _merged_ranges(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
-    result: list[PortRange] = []
-    for first, last in sorted(ranges):
-        if result and first <= result[-1].last + 1:
-            result[-1] = PortRange(result[-1].first, max(last, result[-1].last))
-        else:
-            result.append(PortRange(first, last))
-    return tuple(result)

@@ -17,6 +17,7 @@ from services.policy.model import (
     Endpoint,
     NamedPort,
 )
+from services.policy.objects import CALICO_POLICY
 from services.policy.translate import Ref, translate
 
 
@@ -31,6 +32,7 @@ class Pod:
     ports: tuple[NamedPort, ...] = ()
     node: str = "n1"
     profiles: tuple[str, ...] | None = None
+    account: str = "default"
 
     @property
     def workload(self) -> str:
@@ -41,7 +43,7 @@ class Pod:
         return Endpoint(
             attachment=Attachment("net", f"c-{self.namespace}-{self.name}", "eth0"), node=self.node,
             interface=f"cali{self.namespace}{self.name}", workload=self.workload, namespace=self.namespace,
-            service_account="default", labels=dict(self.labels), addresses=(self.address,), profiles=profiles,
+            service_account=self.account, labels=dict(self.labels), addresses=(self.address,), profiles=profiles,
             ports=self.ports)
 
 
@@ -56,11 +58,30 @@ def network_policy(space: str, name: str, spec: Mapping[str, Any]) -> dict[str, 
             "metadata": {"name": name, "namespace": space}, "spec": dict(spec)}
 
 
+def calico(kind: str, name: str, spec: Mapping[str, Any], space: str = "") -> dict[str, Any]:
+    """The manifest of an object of Calico's."""
+    inside = {"namespace": space} if space else {}
+    return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name, **inside},
+            "spec": dict(spec)}
+
+
+def service_account(space: str, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """A ServiceAccount's manifest."""
+    return {"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": name, "namespace": space, "labels": dict(labels)}}
+
+
+def ref_of(manifest: Mapping[str, Any]) -> Ref:
+    """What a manifest's object is called."""
+    meta, kind = manifest["metadata"], manifest["kind"]
+    if kind == "NetworkPolicy" and "projectcalico.org" in manifest["apiVersion"]:
+        kind = CALICO_POLICY
+    return Ref(kind, meta.get("namespace", ""), meta["name"])
+
+
 def put(manifest: Mapping[str, Any], origin: str = "") -> ResourcePut:
     """The event of a manifest."""
-    meta = manifest["metadata"]
-    ref = Ref(manifest["kind"], meta.get("namespace", ""), meta["name"])
-    return ResourcePut(translate(ref, dict(manifest), origin).resource)
+    return ResourcePut(translate(ref_of(manifest), dict(manifest), origin).resource)
 
 
 class Cluster:

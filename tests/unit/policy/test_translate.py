@@ -294,7 +294,7 @@ def test_the_envelope(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(("ref", "message"), [
-    (Ref("Pod", "shop", "web"), "kind: 'Pod' is not supported; use Namespace, NetworkPolicy"),
+    (Ref("Pod", "shop", "web"), "kind: 'Pod' is not supported; use Namespace, GlobalNetworkPolicy, Tier"),
     (Ref("NetworkPolicy", "shop", ""), "metadata.name: is missing"),
     (Ref("NetworkPolicy", "", "web"), "metadata.namespace: is missing"),
     (Ref("NetworkPolicy", "a.b", "web"), "metadata.namespace: 'a.b' must be"),
@@ -319,7 +319,8 @@ def test_a_namespace_becomes_a_profile_that_allows_and_hands_down_its_labels() -
     assert isinstance(made, Profile)
     assert made == Profile(
         "k8s_ns.shop",
-        {"pcns.team": "x", "pcns.kubernetes.io/metadata.name": "shop", "projectcalico.org/namespace": "shop"},
+        {"pcns.team": "x", "pcns.kubernetes.io/metadata.name": "shop", "pcns.projectcalico.org/name": "shop",
+         "projectcalico.org/namespace": "shop"},
         (Rule(Action.ALLOW, "ingress[0]"),), (Rule(Action.ALLOW, "egress[0]"),), "shop.yaml")
     assert made.id == "profile/k8s_ns.shop"
 
