@@ -12,7 +12,7 @@ Everything is read and checked before anything is returned: who applies a Manife
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from muslin.kube.field import Field
 from muslin.kube.objects import DEFAULT_NAMESPACE, Namespace, NetworkPolicy, Node, Object, Pod
 from muslin.kube.reader import read
 
-__all__ = ["Manifest", "load", "parse"]
+__all__ = ["Manifest", "load", "merged", "parse", "text_of"]
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """Files of a directory that are read; a file named by itself may be called anything."""
@@ -80,16 +80,19 @@ def load(paths: Sequence[str]) -> Manifest:
         IOFailure: a file can not be read.
         InvalidArgument: something in a file is not right, or an object is there twice.
     """
+    return merged(item for path in paths for file in _files(path) for item in parse(text_of(file), file))
+
+
+def merged(items: Iterable[Object]) -> Manifest:
+    """One set of objects. Raises InvalidArgument if one is there twice."""
     objects: dict[tuple[str, str, str], Object] = {}
-    for path in paths:
-        for file in _files(path):
-            for item in parse(_text(file), file):
-                key = item.kind, item.namespace, item.name
-                if first := objects.get(key):
-                    name = f"{item.namespace}/{item.name}" if item.namespace else item.name
-                    raise InvalidArgument(f"{item.origin.place}: metadata.name: {item.kind} {name} is there already "
-                                          f"({first.origin.place}); remove one")
-                objects[key] = item
+    for item in items:
+        key = item.kind, item.namespace, item.name
+        if first := objects.get(key):
+            name = f"{item.namespace}/{item.name}" if item.namespace else item.name
+            raise InvalidArgument(f"{item.origin.place}: metadata.name: {item.kind} {name} is there already "
+                                  f"({first.origin.place}); remove one")
+        objects[key] = item
     return Manifest(tuple(objects.values()))
 
 
@@ -107,7 +110,8 @@ def _files(path: str) -> list[str]:
     return [path]
 
 
-def _text(file: str) -> str:
+def text_of(file: str) -> str:
+    """The text of a file, or of standard input. Raises IOFailure, and InvalidArgument if it is not UTF-8."""
     try:
         raw = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
     except OSError as error:
