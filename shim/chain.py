@@ -85,13 +85,14 @@ class Invocation:
         return messages.request(self.call(result, context))
 
 
-def add(invocation: Invocation, caller: Caller, deadline: Deadline, result: bytes = b"") -> bytes:
+def add(invocation: Invocation, caller: Caller, deadline: Deadline, result: bytes = b"",
+        there_before: bool = False) -> bytes:
     """Run ADD and return the last service's result; `result` is what there is of one before.
 
     A call without an answer may have been carried out, so a step that failed is rolled back too, unless its service
-    was not even reached. The rollback is the
-    services' own DEL, by attachment. So it must not run when a step answers ALREADY_EXISTS: that means that this very
-    attachment is there from an earlier ADD, whose address and record the steps before it have only found again.
+    was not even reached. The rollback is the services' own DEL, by attachment. So it must not run when this very
+    attachment is there from an earlier ADD, whose address and record the steps have only found again: that is what
+    `there_before` says, or a step that answers ALREADY_EXISTS.
 
     Raises:
         CniError: a step failed; the rollback is done, or its details say what of it is not.
@@ -107,7 +108,7 @@ def add(invocation: Invocation, caller: Caller, deadline: Deadline, result: byte
             except messages.BadMessage as problem:
                 failed.append((service, RpcError(INTERNAL, str(problem))))
         if failed:
-            there_before = any(error.answered and error.status == ALREADY_EXISTS for _, error in failed)
+            there_before |= any(error.answered and error.status == ALREADY_EXISTS for _, error in failed)
             unasked = [service for service, error in failed if error.unasked]
             undo = () if there_before else [tuple(s for s in each if s not in unasked) for each in BACKWARD[-number:]]
             undone, broken = _undo(undo, invocation.request(), caller, deadline, invocation.delegated)

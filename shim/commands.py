@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from posix import stat
+
 from shim import chain, journal, jsontext, messages
 from shim.errors import INVALID_CONFIGURATION, IO_FAILURE, TRY_AGAIN_LATER, CniError
 
@@ -23,26 +25,43 @@ class Call:
     """
 
     def __init__(self, invocation: Invocation, caller: Caller, services: Caller, deadline: Deadline, journal: Journal,
-                 previous: Mapping[str, Value]) -> None:
-        """`caller` is the chain's; `services` is without a plugin in the place of one; `previous` is prevResult."""
+                 previous: Mapping[str, Value], record: str) -> None:
+        """`caller` is the chain's; `services` is without a plugin in the place of one; `previous` is prevResult.
+
+        `record` is the file that the node daemon keeps of the attachment while it is wired.
+        """
         self.invocation = invocation
         self.caller = caller
         self.services = services
         self.deadline = deadline
         self.journal = journal
         self.previous = previous
+        self.record = record
         self.note = ""
 
     def add(self) -> bytes:
         """ADD, after what is left to delete of the same attachment."""
         begun = self._begun()
         self._catch_up()
+        there_before = self._wired()
         try:
-            return chain.add(self.invocation, self.caller, self.deadline, begun)
+            return chain.add(self.invocation, self.caller, self.deadline, begun, there_before)
         except CniError as error:
             if error.unfinished:
                 error.details += f"; {self._put_off() or 'the rest of the rollback is put off until it can be done'}"
             raise
+
+    def _wired(self) -> bool:
+        """Whether the attachment is there from an earlier ADD.
+
+        It is looked up beforehand, and without asking anybody: when this ADD fails since nobody answers, the running
+        pod must not be taken for what it has made.
+        """
+        try:
+            stat(self.record)
+        except OSError:
+            return False
+        return True
 
     def _begun(self) -> bytes:
         """What plugins before us in the list have made: it is handed on, and our interface comes after it.

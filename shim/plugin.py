@@ -65,7 +65,10 @@ def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outc
         invocation = chain.Invocation(given, raw, bool(conf.ipam_type))
         caller = delegate.Delegating(services, conf, invocation, environ) if conf.ipam_type else services
         seconds = min(conf.timeout, _STATUS_SECONDS) if command == "STATUS" else conf.timeout
-        call = Call(invocation, caller, services, Deadline(began + seconds), Journal(conf.state), conf.previous)
+        # The daemon's run directory is where its socket is (services/node/upkeep/records.py).
+        run_dir = conf.targets["node"].rpartition("/")[0]
+        record = f"{run_dir}/attachments/{conf.name}@{given.container_id}@{given.ifname}.json"
+        call = Call(invocation, caller, services, Deadline(began + seconds), Journal(conf.state), conf.previous, record)
         output = COMMANDS[command](call)
     except CniError as error:
         problem = error

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -111,6 +113,25 @@ async def test_the_sequence_that_cnitool_makes(stack: Stack, sandboxes: list[Pat
     for _ in range(2):
         assert (await stack.invoke("DEL", pod, checked)).status == 0
     assert (await stack.invoke("CHECK", pod, checked)).status != 0
+
+
+@pytest.mark.parametrize("frozen", ["policy", "endpoint", "node"])
+async def test_a_second_add_that_fails_on_the_way_leaves_the_first(
+        stack: Stack, sandboxes: list[Path], frozen: str) -> None:
+    """A service does not answer: the rollback must not take the running pod's address."""
+    pod = Pod("c", sandboxes[0])
+    first = address(await stack.invoke("ADD", pod))
+    hurried = stack.configuration()
+    hurried["muslin"]["timeout"] = 1.5
+    pid = stack.pid(frozen)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert (await stack.invoke("ADD", pod, hurried)).error["code"] == 11
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert attachments(stack) == {"net/c/eth0": [first]}
+    assert reaches(stack, pod, first)
+    await delete(stack, pod)
 
 
 async def test_a_second_interface_of_a_sandbox(stack: Stack, sandboxes: list[Path]) -> None:

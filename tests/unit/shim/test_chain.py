@@ -101,6 +101,16 @@ def test_an_add_is_undone_exactly_as_far_as_it_came(adds: dict[str, int], dels: 
     assert f"rolled back {', '.join(done) or 'nothing'}" in caught.value.details
 
 
+@given(FAILURES.filter(bool))
+def test_what_was_there_before_is_never_rolled_back(adds: dict[str, int]) -> None:
+    services = Services(Add=adds)
+    with pytest.raises(CniError) as caught:
+        chain.add(INVOCATION, services, services.until, there_before=True)
+    assert [step for step in services.asked if "Del" in str(step)] == []
+    assert "rolled back nothing" in caught.value.details
+    assert not caught.value.unfinished
+
+
 def test_what_ipam_and_policy_say_goes_on_together() -> None:
     """The result is ipam's: policy has none to add; the contexts are one, whose members are of both."""
     services = Services()
