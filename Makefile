@@ -2,10 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 DURATION ?= 600
+CLUSTERS ?= 100
+SEED ?= 1
+FUZZ ?= 1000
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test conformance soak lint protos shim bench clean
+.PHONY: help setup demo test conformance judge soak lint protos shim bench clean
 
 help:  ## Show what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -26,6 +29,10 @@ test: setup  ## Run all tests (unit, etcd, kernel integration); needs root
 
 conformance: setup  ## Hold Muslin, or PLUGIN=path CONF=file, to the CNI specification; needs root
 	$(BIN)/python -m pytest tests/conformance $(if $(PLUGIN),--plugin $(PLUGIN) --conf $(CONF))
+
+judge: setup  ## NetworkPolicy by documentation, Explain and packets: CLUSTERS=100, SEED=1, FUZZ=1000, CASES=file; needs root
+	MUSLIN_JUDGE_CLUSTERS=$(CLUSTERS) MUSLIN_JUDGE_SEED=$(SEED) MUSLIN_FUZZ_EXAMPLES=$(FUZZ) $(if $(CASES),MUSLIN_NETPOL_CASES=$(abspath $(CASES))) \
+	  $(BIN)/python -m pytest -s tests/policy_judges tests/unit/policy/test_outside_cases.py tests/unit/policy/test_fuzz.py
 
 soak: .venv/ready  ## Random kills of services and etcd for 10 minutes (DURATION=seconds); violations must be 0
 	$(BIN)/python -m tests.soak --seconds $(DURATION) $(SOAK_FLAGS)

@@ -41,7 +41,7 @@ class Pod:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Flow:
     """A question. Each side is a pod's `namespace/name`, or an address."""
 
