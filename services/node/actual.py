@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.node.enforce import names
+from services.node.enforce.drops import LOOSE_SETS
 from services.node.enforce.parts import Chain, Element, Part, Set
 from services.node.enforce.table import FRAME_CHAINS, FRAME_SETS, LAYOUT, frame
 from services.node.nft.connection import Nftables
@@ -32,14 +33,15 @@ def read(nft: Nftables) -> Part | None:
         return None
     chains, sets = set(nft.chains(names.TABLE)), nft.sets(names.TABLE)
     if not chains >= FRAME_CHAINS or any(
-            name not in sets or sets[name][:2] != key[:2] for name, key in FRAME_SETS.items()):
+            name not in sets or sets[name][:2] != key[:2]
+            for name, key in (*FRAME_SETS.items(), *((name, each.key) for name, each in LOOSE_SETS.items()))):
         return None
     elements: dict[Element, Target | None] = {}
     for name in FRAME_SETS:
         elements.update((Element(name, key), target) for key, target in nft.elements(names.TABLE, name).items())
     return Part(
         sets={name: Set(key, frozenset(nft.elements(names.TABLE, name))) for name, key in sets.items()
-              if name not in FRAME_SETS},
+              if name not in FRAME_SETS and name not in LOOSE_SETS},
         chains={name: Chain(UNREAD) for name in chains - FRAME_CHAINS},
         elements=elements)
 

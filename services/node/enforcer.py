@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from muslin.rpc import Part
 from services.node.attachment import Attachment
-from services.node.enforce.state import Claim, Event, State
+from services.node.cutter import Cutter
+from services.node.enforce.state import Claim, Event, Release, State
 from services.node.netlink.network import IPAddress
 from services.node.nft.connection import Nftables
 from services.node.writer import Writer
@@ -48,6 +49,7 @@ class Enforcer:
         """`prefixes` begin the names of interfaces that are dropped while no policy for them is in."""
         self._writer = Writer(nft, prefixes)
         self._thread = ThreadPoolExecutor(1, "nftables")
+        self._cutter = Cutter(nft.namespace)
         self._synchronised = asyncio.Event()
         self._pending: list[_Pending] = []
         self._taken: list[_Pending] = []  # by the writer, and not in the kernel yet
@@ -79,6 +81,8 @@ class Enforcer:
 
     def submit(self, event: Event) -> asyncio.Future[None]:
         """Take an event. The result is there once the kernel has it, or at once if nothing is enforced yet.
+
+        Of a release, once the connections of its addresses are gone too: who gets the addresses next inherits none.
 
         The future raises OutOfSync or Corrupt if the event was refused; then nothing has changed.
         """
@@ -123,6 +127,11 @@ class Enforcer:
 
     async def run(self) -> None:
         """Commit events as they come, and look now and then whether others changed the table. Runs for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._cutter.run(), name="cutter")
+            await self._follow()
+
+    async def _follow(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(RETRY_SECONDS if self._out_of_order else AUDIT_SECONDS):
@@ -152,9 +161,13 @@ class Enforcer:
         if self._out_of_order:
             return
         taken, self._taken = self._taken, []
+        change = self._writer.change
+        released = [pending.done for pending in taken if isinstance(pending.event, Release)] if change else []
         for pending in taken:
-            if not pending.done.done():
+            if not pending.done.done() and pending.done not in released:
                 pending.done.set_result(None)
+        if change is not None:
+            self._cutter.add(change, released)
         if self._writer.known:
             self._synchronised.set()
             for waiter in self._waiters:
@@ -171,6 +184,7 @@ class Enforcer:
         for waiter in self._waiters:
             waiter.done.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        await self._cutter.aclose()
 
 
 def _holds(state: State, attachment: Attachment, interface: str, addresses: Sequence[IPAddress]) -> bool:

@@ -18,6 +18,10 @@ COMMITS = Counter("muslin_node_commits_total",
 COMMIT_SECONDS = Histogram("muslin_node_commit_seconds", "Seconds that a transaction took, by kind.", ["kind"],
                            buckets=_SECONDS)
 DRIFTS = Counter("muslin_node_drifts_total", "Times somebody else's change of the table was undone.")
+CUTS = Counter("muslin_node_cut_connections_total", "Connections cut because policy does not allow them any more, or "
+               "because their pod is gone.")
+CUT_SECONDS = Histogram("muslin_node_cut_seconds", "Seconds to look through the connection table after a change.",
+                        buckets=_SECONDS)
 ENDPOINTS = Gauge("muslin_node_endpoints", "Endpoints whose policy is in the kernel.")
 ATTACHMENTS = Gauge("muslin_node_attachments", "Attachments wired on this node.")
 REVISION = Gauge("muslin_node_enforced_revision", "Revision of the program in the kernel.")

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from muslin.errors import MuslinError
 from services.node import actual, metrics
+from services.node.cutter import Change
 from services.node.enforce import names, table
 from services.node.enforce.parts import Owner
 from services.node.enforce.program import Update
@@ -38,6 +39,7 @@ class Writer:
         synchronised: whether a snapshot has come; nothing is written before.
         known: whether the table is as `kernel` says, so that a difference can be committed.
         refusal: why the kernel refused the last write, for people; empty if it did not.
+        change: what the last write has changed; None if nothing has come into the kernel.
     """
 
     def __init__(self, nft: Nftables, prefixes: Sequence[str]) -> None:
@@ -49,6 +51,7 @@ class Writer:
         self.synchronised = False
         self.known = False
         self.refusal = ""
+        self.change: Change | None = None
         self._generation = 0  # of the ruleset, if nobody else changed any of it since our last transaction
 
     def start(self, claims: Iterable[Claim]) -> None:
@@ -69,6 +72,7 @@ class Writer:
         """
         failures: list[MuslinError | None] = []
         changed: set[Owner] = set()
+        self.change = None
         for event in events:
             try:
                 self.desired, owners = applied(self.desired, event)
@@ -99,6 +103,8 @@ class Writer:
             self._generation = generation
 
     def _write(self, changed: Iterable[Owner]) -> None:
+        # Where the table was not as we knew it, anything may have been allowed.
+        owners = frozenset(changed) if self.known else None
         try:
             if not (self.known and self._changed(changed)):
                 self._anew()
@@ -107,6 +113,7 @@ class Writer:
             log.error("%s", self.refusal)  # noqa: TRY400  a traceback would say less
         else:
             self.known, self.refusal = True, ""
+            self.change = Change(self.kernel, self.desired, owners)
             self.kernel = self.desired
             metrics.REVISION.set(self.kernel.program.revision)
             metrics.ENDPOINTS.set(len(self.kernel.stages))

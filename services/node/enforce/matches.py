@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from services.node.enforce.drops import LOG_BURST, LOG_RATE, log_prefix
 from services.node.enforce.names import Direction, group_set
 from services.node.enforce.program import Action, Group, IPNetwork, Rule
 from services.node.nft import expressions as x
@@ -109,19 +110,17 @@ def _named_port(version: int) -> tuple[bytes, ...]:
             x.payload(x.TRANSPORT_HEADER, _DESTINATION_PORT, 2, length + 4))
 
 
-def rule_verdict(action: Action, policy: str, passing: str) -> tuple[bytes, ...]:
-    """What a match does. `passing` is the chain that Pass goes on in; empty where Pass drops."""
-    if action is Action.ALLOW:
+def rule_verdict(rule: Rule, policy: str, passing: str, dropping: str) -> tuple[bytes, ...]:
+    """What a match does. `passing` is the chain that Pass goes on in; empty where Pass drops, in `dropping`."""
+    if rule.action is Action.ALLOW:
         return (x.verdict(x.ACCEPT),)
-    if action is Action.LOG:
-        return (x.log(f"muslin {policy}: "),)
-    if action is Action.PASS and passing:
-        return (x.verdict(x.GOTO, passing),)
-    return x.counter(), x.verdict(x.DROP)
+    if rule.action is Action.LOG:
+        return x.limit(LOG_RATE, LOG_BURST), x.log(log_prefix(policy, rule.path))
+    return (x.verdict(x.GOTO, passing if rule.action is Action.PASS and passing else dropping),)
 
 
 def render(rules: Iterable[Rule], direction: Direction, groups: Mapping[str, Group], policy: str,
-           passing: str = "") -> tuple[x.Rule, ...]:
+           dropping: str, passing: str = "") -> tuple[x.Rule, ...]:
     """The nf_tables rules of a policy's rules of one direction, in order."""
-    return tuple(x.Rule(conditions + rule_verdict(rule.action, policy, passing), rule.path)
+    return tuple(x.Rule(conditions + rule_verdict(rule, policy, passing, dropping), rule.path)
                  for rule in rules for conditions in matches(rule, direction, groups))

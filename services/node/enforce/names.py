@@ -21,8 +21,11 @@ FROM_POD, TO_POD = "from_pod", "to_pod"
 SOURCES_4, SOURCES_6 = "sources4", "sources6"
 """(interface, address): what each endpoint may send from."""
 
-GUARD = "from-pod-guard"
-"""Chain that drops what no policy may let through."""
+WATCHED, DROPS = "watched", "drops"
+"""Interfaces whose drops are reported; and what was dropped, by interface and cause."""
+
+FROM_GUARD, TO_GUARD = "from-pod-guard", "to-pod-guard"
+"""Chains that drop what no policy may let through."""
 
 
 class Direction(Enum):
@@ -30,6 +33,15 @@ class Direction(Enum):
 
     INGRESS = "ingress"
     EGRESS = "egress"
+
+
+class Reason(Enum):
+    """Why a packet is dropped that no policy may let through."""
+
+    PENDING = "no policy yet"
+    INVALID = "of no connection, and no beginning of one"
+    SOURCE = "not its own address"
+    LOOPBACK = "the host's loopback"
 
 
 def digest(*parts: object) -> str:
@@ -40,6 +52,31 @@ def digest(*parts: object) -> str:
 def policy_chain(policy: str, direction: Direction) -> str:
     """Chain with a policy's rules of one direction."""
     return f"policy-{direction.value}-{digest(policy)}"
+
+
+def drop_chain(policy: str, direction: Direction) -> str:
+    """Chain that drops for a policy."""
+    return f"drop-{direction.value}-{digest(policy)}"
+
+
+def reason_chain(direction: Direction, reason: Reason) -> str:
+    """Chain that drops what no policy may let through."""
+    return f"drop-{direction.value}-{reason.name.lower()}"
+
+
+def policy_cause(policy: str, direction: Direction) -> bytes:
+    """Eight bytes that stand for a policy that drops."""
+    return bytes.fromhex(digest("policy", policy, direction.value))
+
+
+def stage_cause(stage: str) -> bytes:
+    """The same for the end of a stage, named by its chain."""
+    return bytes.fromhex(digest("stage", stage))
+
+
+def reason_cause(direction: Direction, reason: Reason) -> bytes:
+    """The same for a reason."""
+    return bytes.fromhex(digest("reason", direction.value, reason.name))
 
 
 def variant_chain(policy: str, stage: str) -> str:

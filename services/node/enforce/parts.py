@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from services.node.attachment import Attachment
 from services.node.enforce import names
+from services.node.enforce.drops import drop_rules
 from services.node.enforce.matches import render
 from services.node.enforce.names import Direction
 from services.node.enforce.program import Action, Endpoint, Group, Kind, Policy, Rule
@@ -124,17 +125,28 @@ def _passes(rules: tuple[Rule, ...]) -> bool:
 
 
 def policy_part(policy: Policy, groups: Mapping[str, Group]) -> Part:
-    """A policy's chains, shared by all stages. One with Pass rules is rendered with the stages that ask it."""
-    return Part(chains={
-        names.policy_chain(policy.id, direction):
-            Chain(render(rules, direction, groups, policy.name or policy.id), policy.id)
-        for direction in Direction if (rules := _rules(policy, direction)) and not _passes(rules)})
+    """A policy's chains, shared by all stages. One with Pass rules is rendered with the stages that ask it.
+
+    What it denies is dropped in a chain of its own, for all of them.
+    """
+    chains: dict[str, Chain] = {}
+    for direction in Direction:
+        rules = _rules(policy, direction)
+        if any(rule.action in (Action.DENY, Action.PASS) for rule in rules):
+            chains[names.drop_chain(policy.id, direction)] = Chain(
+                drop_rules(direction, names.policy_cause(policy.id, direction), "denied"), policy.id)
+        if rules and not _passes(rules):
+            chains[names.policy_chain(policy.id, direction)] = Chain(
+                render(rules, direction, groups, policy.name or policy.id, names.drop_chain(policy.id, direction)),
+                policy.id)
+    return Part(chains=chains)
 
 
 def stage_part(stage: Stage, policies: Mapping[str, Policy], groups: Mapping[str, Group]) -> Part:
     """A stage's chain, and the chains of its policies that have Pass rules."""
     chains: dict[str, Chain] = {}
-    rules = [x.Rule((x.verdict(x.JUMP, names.GUARD),)) if stage.direction is Direction.EGRESS else drop_invalid()]
+    guard = names.FROM_GUARD if stage.direction is Direction.EGRESS else names.TO_GUARD
+    rules = [x.Rule((x.verdict(x.JUMP, guard),))]
     for name in stage.policies:
         policy = policies.get(name)
         if policy is None:
@@ -147,16 +159,13 @@ def stage_part(stage: Stage, policies: Mapping[str, Policy], groups: Mapping[str
             chain = names.variant_chain(name, stage.chain)
             # In a profile there is nothing to pass on to: it drops.
             passing = stage.next.chain if stage.tiers else ""
-            chains[chain] = Chain(render(wanted, stage.direction, groups, policy.name or name, passing), name)
+            dropping = names.drop_chain(name, stage.direction)
+            chains[chain] = Chain(render(wanted, stage.direction, groups, policy.name or name, dropping, passing), name)
         rules.append(x.Rule((x.verdict(x.JUMP, chain),), name))
-    rules.append(x.Rule((x.counter(), x.verdict(x.DROP)), "no policy decided" if stage.tiers else "no profile decided"))
+    rules += drop_rules(stage.direction, names.stage_cause(stage.chain),
+                        "no policy decided" if stage.tiers else "no profile decided")
     chains[stage.chain] = Chain(tuple(rules))
     return Part(chains=chains)
-
-
-def drop_invalid() -> x.Rule:
-    """A packet that belongs to no connection and begins none."""
-    return x.Rule((*x.has_bits(x.CT_STATE, x.INVALID), x.counter(), x.verdict(x.DROP)))
 
 
 def endpoint_stages(endpoint: Endpoint, policies: Mapping[str, Policy]) -> Iterator[Stage]:

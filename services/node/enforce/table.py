@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from services.node.enforce import names
+from services.node.enforce.drops import LOOSE_SETS, reason_rules
 from services.node.enforce.matches import family, protocols
-from services.node.enforce.parts import Chain, Element, Part, Set, drop_invalid
+from services.node.enforce.names import Direction, Reason
+from services.node.enforce.parts import Chain, Element, Part, Set
 from services.node.nft import expressions as x
 from services.node.nft import messages as m
 from services.node.nft.expressions import KeyType
@@ -19,7 +21,7 @@ _CHAINS_ENTERED = ((names.FORWARD_EGRESS, m.HOOK_FORWARD, -1), (names.FORWARD_IN
                    (names.INPUT, m.HOOK_INPUT, 0))
 _TABLE = names.TABLE
 
-LAYOUT = "made by muslin-node, which undoes changes by others; layout 1"
+LAYOUT = "made by muslin-node, which undoes changes by others; layout 2"
 """Comment of the table. A table with another one has other chains and sets, and is replaced whole."""
 
 MAPS = (names.FROM_POD, names.TO_POD)
@@ -30,12 +32,18 @@ FRAME_SETS: dict[str, KeyType] = {
     names.SOURCES_4: x.joined(x.INTERFACE, x.IPV4), names.SOURCES_6: x.joined(x.INTERFACE, x.IPV6)}
 """Sets that are there whatever the program is."""
 
-FRAME_CHAINS = frozenset({names.FORWARD_EGRESS, names.FORWARD_INGRESS, names.INPUT, names.GUARD})
+_REASONS = ((Direction.EGRESS, Reason.PENDING), (Direction.EGRESS, Reason.INVALID), (Direction.EGRESS, Reason.SOURCE),
+            (Direction.EGRESS, Reason.LOOPBACK), (Direction.INGRESS, Reason.PENDING),
+            (Direction.INGRESS, Reason.INVALID))
+
+FRAME_CHAINS = frozenset({names.FORWARD_EGRESS, names.FORWARD_INGRESS, names.INPUT, names.FROM_GUARD, names.TO_GUARD,
+                          *(names.reason_chain(*each) for each in _REASONS)})
 """Chains that are."""
 
 _ICMPV6 = 58
 _NEIGHBOUR_DISCOVERY = (133, 135, 136)  # router and neighbour solicitation, neighbour advertisement (RFC 4861)
-_DROP = (x.counter(), x.verdict(x.DROP))
+_TCP = 6
+_TCP_FLAGS, _FIN_SYN_RST_ACK, _SYN = 13, b"\x17", b"\x02"
 
 
 def _interface(key: int, prefix: str) -> tuple[bytes, ...]:
@@ -49,28 +57,45 @@ def frame(prefixes: Sequence[str]) -> dict[str, Chain]:
     """
     established = x.Rule((*x.has_bits(x.CT_STATE, x.ESTABLISHED | x.RELATED), x.verdict(x.ACCEPT)))
 
-    def dispatch(key: int, name: str) -> tuple[x.Rule, ...]:
-        unknown = (x.Rule((*_interface(key, prefix), *_DROP), "no policy yet") for prefix in prefixes)
+    def drop(direction: Direction, reason: Reason) -> tuple[bytes, ...]:
+        return (x.verdict(x.GOTO, names.reason_chain(direction, reason)),)
+
+    def dispatch(key: int, name: str, direction: Direction) -> tuple[x.Rule, ...]:
+        unknown = (x.Rule((*_interface(key, prefix), *drop(direction, Reason.PENDING))) for prefix in prefixes)
         return established, x.Rule((x.meta(key), x.lookup(name, to_verdict=True))), *unknown
+
+    def invalid(direction: Direction) -> tuple[x.Rule, ...]:
+        """A packet that belongs to no connection and begins none.
+
+        Conntrack takes any TCP packet for the first of a connection that it missed. One that was cut must not come
+        back that way: from the other end it may look like one that is allowed.
+        """
+        verdict = drop(direction, Reason.INVALID)
+        return (x.Rule((*x.has_bits(x.CT_STATE, x.INVALID), *verdict)),
+                x.Rule((*x.has_bits(x.CT_STATE, x.NEW), *protocols([_TCP]),
+                        x.payload(x.TRANSPORT_HEADER, _TCP_FLAGS, 1), x.bitwise(_FIN_SYN_RST_ACK),
+                        x.compare(_SYN, x.NOT_EQUAL), *verdict)))
 
     discovery = x.Rule((
         *family(6), *protocols([_ICMPV6]), x.payload(x.TRANSPORT_HEADER, 0, 1),
         x.Anonymous(x.ICMPV6_TYPE, tuple((bytes([kind]), False) for kind in _NEIGHBOUR_DISCOVERY), interval=False),
         x.verdict(x.ACCEPT)))
+    out = Direction.EGRESS
     return {
-        names.FORWARD_EGRESS: Chain(dispatch(x.META_IIFNAME, names.FROM_POD)),
-        names.FORWARD_INGRESS: Chain(dispatch(x.META_OIFNAME, names.TO_POD)),
-        names.INPUT: Chain((discovery, *dispatch(x.META_IIFNAME, names.FROM_POD))),
-        names.GUARD: Chain((
-            drop_invalid(),
+        names.FORWARD_EGRESS: Chain(dispatch(x.META_IIFNAME, names.FROM_POD, out)),
+        names.FORWARD_INGRESS: Chain(dispatch(x.META_OIFNAME, names.TO_POD, Direction.INGRESS)),
+        names.INPUT: Chain((discovery, *dispatch(x.META_IIFNAME, names.FROM_POD, out))),
+        names.FROM_GUARD: Chain((
+            *invalid(out),
             *(x.Rule((*family(version), x.meta(x.META_IIFNAME),
-                      x.payload(x.NETWORK_HEADER, start, length, offset=16), x.lookup(name, invert=True), *_DROP),
-                     "not its own address")
+                      x.payload(x.NETWORK_HEADER, start, length, offset=16), x.lookup(name, invert=True),
+                      *drop(out, Reason.SOURCE)))
               for version, start, length, name in ((4, 12, 4, names.SOURCES_4), (6, 8, 16, names.SOURCES_6))),
             # The host's own services on 127.0.0.0/8 think that only the host reaches them (CVE-2020-8558).
             x.Rule((*family(4), *x.fits(bytes((127, 0, 0, 0)), 8, x.NETWORK_HEADER, 16),
-                    *x.has_bits(x.CT_STATUS, x.DESTINATION_TRANSLATED, invert=True), *_DROP),
-                   "the host's loopback"))),
+                    *x.has_bits(x.CT_STATUS, x.DESTINATION_TRANSLATED, invert=True), *drop(out, Reason.LOOPBACK))))),
+        names.TO_GUARD: Chain(invalid(Direction.INGRESS)),
+        **{names.reason_chain(*each): Chain(reason_rules(*each)) for each in _REASONS},
     }
 
 
@@ -88,8 +113,10 @@ def replacement(parts: Iterable[Part], prefixes: Sequence[str]) -> list[Message]
         m.delete_table(_TABLE),
         m.add_table(_TABLE, LAYOUT),
         *(m.add_set(_TABLE, name, key, next(ids), verdicts=name in MAPS) for name, key in FRAME_SETS.items()),
+        *(m.add_set(_TABLE, name, each.key, next(ids), flags=each.flags, size=each.size)
+          for name, each in LOOSE_SETS.items()),
         *(m.add_chain(_TABLE, name, hook=hook, priority=priority) for name, hook, priority in _CHAINS_ENTERED),
-        m.add_chain(_TABLE, names.GUARD),
+        *(m.add_chain(_TABLE, name) for name in sorted(FRAME_CHAINS - {name for name, _, _ in _CHAINS_ENTERED})),
         *_frame_rules(prefixes, ids),
         *_additions(Part(), new, ids),
         *_changes(Part(), new, ids),

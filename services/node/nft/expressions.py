@@ -15,13 +15,14 @@ from typing import NamedTuple
 from services.node.netlink.attributes import attribute, be32, nested, text
 
 __all__ = ["ACCEPT", "DROP", "GOTO", "JUMP", "Anonymous", "KeyType", "Part", "Rule", "bitwise", "compare", "counter",
-           "ct", "fits", "has_bits", "intervals", "log", "lookup", "meta", "payload", "verdict"]
+           "ct", "fits", "has_bits", "intervals", "limit", "load", "log", "lookup", "meta", "payload", "report",
+           "tally", "verdict"]
 
 DROP, ACCEPT, JUMP, GOTO = 0, 1, -3, -4
 
 META_NFPROTO, META_L4PROTO, META_IIFNAME, META_OIFNAME = 15, 16, 6, 7
 CT_STATE, CT_STATUS = 0, 2
-INVALID, ESTABLISHED, RELATED = 1, 2, 4
+INVALID, ESTABLISHED, RELATED, NEW = 1, 2, 4, 8
 """Bits of CT_STATE."""
 DESTINATION_TRANSLATED = 32
 """Bit of CT_STATUS: IPS_DST_NAT."""
@@ -30,6 +31,9 @@ EQUAL, NOT_EQUAL = 0, 1
 
 REGISTER = 1
 """The first 16-byte register. Keys of several fields go on in the 4-byte registers behind its start."""
+
+LOG_PREFIX_BYTES = 127
+"""Longest prefix of a line in the kernel log."""
 
 _SLOT_0 = 8  # NFT_REG32_00 is the start of REGISTER
 _LOOKUP_INVERT = 1
@@ -48,6 +52,7 @@ IPV4 = KeyType(7, 4, 2)
 IPV6 = KeyType(8, 16, 2)
 PROTOCOL = KeyType(12, 1, 2)
 PORT = KeyType(13, 2, 2)
+MARK = KeyType(19, 4, 1)
 ICMPV6_TYPE = KeyType(29, 1, 2)
 INTERFACE = KeyType(41, 16, 1)
 
@@ -145,9 +150,35 @@ def counter() -> bytes:
     return _expression("counter", attribute(1, bytes(8)), attribute(2, bytes(8)))
 
 
+def limit(rate: int, burst: int) -> bytes:
+    """Go on for so many packets a second, and a burst of so many more."""
+    return _expression("limit", attribute(1, rate.to_bytes(8, "big")), attribute(2, (1).to_bytes(8, "big")),
+                       be32(3, burst), be32(4, 0), be32(5, 0))
+
+
 def log(prefix: str) -> bytes:
     """Write the packet's headers to the kernel log; at most 127 bytes of prefix."""
-    return _expression("log", attribute(2, prefix.encode()[:127] + b"\0"))
+    return _expression("log", attribute(2, prefix.encode()[:LOG_PREFIX_BYTES] + b"\0"))
+
+
+def report(group: int, prefix: str, length: int) -> bytes:
+    """Send the first bytes of the packet to whoever listens to a group of nfnetlink_log; nothing if nobody does."""
+    return _expression("log", attribute(1, group.to_bytes(2, "big")), attribute(2, prefix.encode() + b"\0"),
+                       be32(3, length))
+
+
+def load(value: bytes, offset: int) -> bytes:
+    """Load a constant behind what the registers hold."""
+    return _expression("immediate", be32(1, _slot(offset)), nested(2, attribute(1, value)))
+
+
+def tally(name: str) -> bytes:
+    """Count the packet at the register's value in a set that grows as it must.
+
+    Where the set is full the rule ends here: let no verdict follow in the same one.
+    """
+    return _expression("dynset", text(1, name), be32(3, 0), be32(4, REGISTER), nested(7, text(1, "counter"), nested(
+        2, attribute(1, bytes(8)), attribute(2, bytes(8)))))
 
 
 @cache

@@ -11,7 +11,7 @@ from services.node.netlink.connection import NLM_F_APPEND, NLM_F_CREATE
 from services.node.nft.expressions import JUMP, KeyType, Part, Rule, lookup, verdict_data
 
 __all__ = ["Message", "Target", "add_chain", "add_elements", "add_map_elements", "add_rules", "add_set", "add_table",
-           "comment", "delete_chain", "delete_elements", "delete_rule", "delete_set", "delete_table",
+           "add_expiring", "comment", "delete_chain", "delete_elements", "delete_rule", "delete_set", "delete_table",
            "flush_chain"]
 
 NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
@@ -24,6 +24,8 @@ GETGEN = 16
 HOOK_INPUT, HOOK_FORWARD = 1, 2
 
 _ANONYMOUS, _CONSTANT, _INTERVAL, _MAP = 1, 2, 4, 8
+EXPIRING, GROWING = 16, 32
+"""Flags of a set: its elements may have a time to live; packets add to it."""
 _INTERVAL_END = 1
 _VERDICT_TYPE = 0xFFFFFF00
 _COMMENT_BYTES = 127  # nft(8)'s limit, without the final zero
@@ -99,9 +101,10 @@ def delete_rule(table: str, chain: str, handle: int) -> Message:
     return Message(DELRULE, 0, body, f"delete rule {handle} of chain {chain}")
 
 
-def add_set(table: str, name: str, key: KeyType, set_id: int, comment: str = "", *, verdicts: bool = False) -> Message:
-    """Make a set, or a map to verdicts. The id must be unique within the transaction."""
-    return _new_set(table, name, key, set_id, _MAP if verdicts else 0, 0, comment)
+def add_set(table: str, name: str, key: KeyType, set_id: int, comment: str = "", *, verdicts: bool = False,
+            flags: int = 0, size: int = 0) -> Message:
+    """Make a set, or a map to verdicts. The id must be unique within the transaction; with a size it holds no more."""
+    return _new_set(table, name, key, set_id, flags | (_MAP if verdicts else 0), size, comment)
 
 
 def _new_set(table: str, name: str, key: KeyType, set_id: int, flags: int, size: int, comment: str) -> Message:
@@ -122,6 +125,13 @@ def delete_set(table: str, name: str) -> Message:
 def add_elements(table: str, name: str, keys: Iterable[bytes]) -> Iterator[Message]:
     """Add keys to a set; one that is there is left as it is."""
     return _elements(NEWSETELEM, NLM_F_CREATE, table, name, (nested(1, nested(1, attribute(1, k))) for k in keys))
+
+
+def add_expiring(table: str, name: str, keys: Iterable[bytes], milliseconds: int) -> Iterator[Message]:
+    """Add keys to a set, each for that long; the time of one that is there is left as it is."""
+    life = attribute(4, milliseconds.to_bytes(8, "big"))
+    return _elements(NEWSETELEM, NLM_F_CREATE, table, name,
+                     (nested(1, nested(1, attribute(1, k)), life) for k in keys))
 
 
 def add_map_elements(table: str, name: str, elements: Mapping[bytes, Target]) -> Iterator[Message]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 import textwrap
 from collections.abc import Iterator
 
@@ -12,7 +13,20 @@ from muslin.netns import path_of
 from services.node import actual
 from services.node.attachment import Attachment
 from services.node.enforce import table
-from services.node.enforce.names import Direction, group_set, policy_chain, stage_chain, variant_chain
+from services.node.enforce.drops import LOOSE_SETS
+from services.node.enforce.names import (
+    Direction,
+    Reason,
+    drop_chain,
+    group_set,
+    policy_cause,
+    policy_chain,
+    reason_cause,
+    reason_chain,
+    stage_cause,
+    stage_chain,
+    variant_chain,
+)
 from services.node.enforce.program import Action, Endpoint, Kind, Policy, Rule, Update
 from services.node.enforce.state import Claim, State, applied
 from services.node.errors import KernelError
@@ -23,6 +37,23 @@ from tests.integration.node.world import group
 from tests.support.netns import command, namespace
 
 pytestmark = pytest.mark.root
+
+
+def dropping(direction: Direction, cause: bytes, comment: str, indent: str = "\t\t") -> str:
+    """The rules by which a cause drops, as nft(8) prints them."""
+    word = "iifname" if direction is Direction.EGRESS else "oifname"
+    # nft(8) prints marks as numbers of this machine's byte order.
+    marks = " . ".join(f"0x{int.from_bytes(cause[at:at + 4], sys.byteorder):08x}" for at in (0, 4))
+    return (f'{indent}{word} @watched limit rate 50/second burst 100 packets log prefix "{cause.hex()}" group 28021 '
+            f"snaplen 96\n{indent}add @drops {{ {word} . {marks} counter }}\n"
+            f'{indent}counter packets 0 bytes 0 drop comment "{comment}"')
+
+
+def reason(direction: Direction, which: Reason) -> str:
+    """A chain of the frame that drops."""
+    rules = dropping(direction, reason_cause(direction, which), which.value)
+    return f"\tchain {reason_chain(direction, which)} {{\n{rules}\n\t}}\n"
+
 
 FRAME = """
 	map from_pod {
@@ -40,19 +71,30 @@ FRAME = """
 	set sources6 {
 		type ifname . ipv6_addr
 	}
+
+	set watched {
+		type ifname
+		flags timeout
+	}
+
+	set drops {
+		type ifname . mark . mark
+		size 65536
+		flags dynamic
+	}
 %s
 	chain forward-egress {
 		type filter hook forward priority filter - 1; policy accept;
 		ct state established,related accept
 		iifname vmap @from_pod
-		iifname "cali*" counter packets 0 bytes 0 drop comment "no policy yet"
+		iifname "cali*" goto drop-egress-pending
 	}
 
 	chain forward-ingress {
 		type filter hook forward priority filter; policy accept;
 		ct state established,related accept
 		oifname vmap @to_pod
-		oifname "cali*" counter packets 0 bytes 0 drop comment "no policy yet"
+		oifname "cali*" goto drop-ingress-pending
 	}
 
 	chain input {
@@ -60,14 +102,24 @@ FRAME = """
 		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept
 		ct state established,related accept
 		iifname vmap @from_pod
-		iifname "cali*" counter packets 0 bytes 0 drop comment "no policy yet"
+		iifname "cali*" goto drop-egress-pending
 	}
 
+""" + "\n".join(reason(*each) for each in (
+    (Direction.EGRESS, Reason.INVALID), (Direction.EGRESS, Reason.LOOPBACK), (Direction.EGRESS, Reason.PENDING),
+    (Direction.EGRESS, Reason.SOURCE), (Direction.INGRESS, Reason.INVALID), (Direction.INGRESS, Reason.PENDING),
+)) + """
 	chain from-pod-guard {
-		ct state invalid counter packets 0 bytes 0 drop
-		iifname . ip saddr != @sources4 counter packets 0 bytes 0 drop comment "not its own address"
-		iifname . ip6 saddr != @sources6 counter packets 0 bytes 0 drop comment "not its own address"
-		ip daddr 127.0.0.0/8 ct status ! dnat counter packets 0 bytes 0 drop comment "the host's loopback"
+		ct state invalid goto drop-egress-invalid
+		ct state new tcp flags != syn / fin,syn,rst,ack goto drop-egress-invalid
+		iifname . ip saddr != @sources4 goto drop-egress-source
+		iifname . ip6 saddr != @sources6 goto drop-egress-source
+		ip daddr 127.0.0.0/8 ct status ! dnat goto drop-egress-loopback
+	}
+
+	chain to-pod-guard {
+		ct state invalid goto drop-ingress-invalid
+		ct state new tcp flags != syn / fin,syn,rst,ack goto drop-ingress-invalid
 	}
 """
 
@@ -109,6 +161,7 @@ def test_an_endpoint_with_a_policy_a_profile_and_a_pass(nft: tuple[Nftables, str
     first = stage_chain(Direction.INGRESS, ((adm,), (net,)), (profile,))
     second = stage_chain(Direction.INGRESS, ((net,),), (profile,))
     out = stage_chain(Direction.EGRESS, (), (profile,))
+    denied = drop_chain(adm, Direction.INGRESS)
     elements = [f'\n\t\telements = {{ "cali1" comment "shop/web-1" : jump {chain} }}' for chain in (out, first)]
     frame = FRAME % (*elements, '\n\t\telements = { "cali1" . 10.0.0.1 }', "")
     assert whole.startswith("table inet muslin {\n" + f'\tcomment "{table.LAYOUT}"' + frame)
@@ -116,22 +169,26 @@ def test_an_endpoint_with_a_policy_a_profile_and_a_pass(nft: tuple[Nftables, str
         out: f"""
             jump from-pod-guard
             jump {policy_chain(profile, Direction.EGRESS)} comment "{profile}"
-            counter packets 0 bytes 0 drop comment "no profile decided"
+            {dropping(Direction.EGRESS, stage_cause(out), "no profile decided", "            ").strip()}
             """,
         first: f"""
-            ct state invalid counter packets 0 bytes 0 drop
+            jump to-pod-guard
             jump {variant_chain(adm, first)} comment "{adm}"
-            counter packets 0 bytes 0 drop comment "no policy decided"
+            {dropping(Direction.INGRESS, stage_cause(first), "no policy decided", "            ").strip()}
             """,
         second: f"""
-            ct state invalid counter packets 0 bytes 0 drop
+            jump to-pod-guard
             jump {policy_chain(net, Direction.INGRESS)} comment "{net}"
-            counter packets 0 bytes 0 drop comment "no policy decided"
+            {dropping(Direction.INGRESS, stage_cause(second), "no policy decided", "            ").strip()}
             """,
         variant_chain(adm, first): f"""
             comment "{adm}"
             meta l4proto tcp goto {second} comment "spec.ingress[0]"
-            counter packets 0 bytes 0 drop comment "spec.ingress[1]"
+            goto {denied} comment "spec.ingress[1]"
+            """,
+        denied: f"""
+            comment "{adm}"
+            {dropping(Direction.INGRESS, policy_cause(adm, Direction.INGRESS), "denied", "            ").strip()}
             """,
         policy_chain(net, Direction.INGRESS): f"""
             comment "{net}"
@@ -145,8 +202,11 @@ def test_an_endpoint_with_a_policy_a_profile_and_a_pass(nft: tuple[Nftables, str
 
 MATCHES = {
     Rule(Action.ALLOW): ["accept"],
-    Rule(Action.DENY): ["counter packets 0 bytes 0 drop"],
-    Rule(Action.LOG, 17): ['meta l4proto udp log prefix "muslin t/p: "'],
+    Rule(Action.DENY): [f"goto {drop_chain('t/p', Direction.INGRESS)}"],
+    Rule(Action.LOG, 17): ['meta l4proto udp limit rate 10/second burst 50 packets log prefix "muslin t/p: "'],
+    Rule(Action.LOG, 17, path="spec.ingress[1]"): [
+        ('meta l4proto udp limit rate 10/second burst 50 packets log prefix "muslin t/p spec.ingress[1]: " '
+         'comment "spec.ingress[1]"')],
     Rule(Action.ALLOW, 132, ports=((80, 80), (81, 90), (443, 443))): ["sctp dport { 80-90, 443 } accept"],
     Rule(Action.ALLOW, 17, ports=((1000, 2000),)): ["udp dport 1000-2000 accept"],
     Rule(Action.ALLOW, 1, ports=((1000, 2000),)): [],
@@ -203,7 +263,7 @@ def test_what_is_read_back(nft: tuple[Nftables, str]) -> None:
                                                                             for j in range(256))),)))
     assert nft[0].table_comment("muslin") == table.LAYOUT
     assert set(nft[0].chains("muslin")) == table.FRAME_CHAINS
-    assert set(nft[0].sets("muslin")) == {*table.FRAME_SETS, group_set("big", "address", 4)}
+    assert set(nft[0].sets("muslin")) == {*table.FRAME_SETS, *LOOSE_SETS, group_set("big", "address", 4)}
     assert len(nft[0].elements("muslin", group_set("big", "address", 4))) == 40 * 256
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.node.actual import UNREAD
+from services.node.enforce.drops import LOOSE_SETS
 from services.node.enforce.parts import Chain as ReadChain
 from services.node.enforce.parts import Element, Part
 from services.node.enforce.parts import Set as ReadSet
@@ -38,6 +40,8 @@ class Packet:
     incoming: str = "eth0"
     outgoing: str = "eth0"
     hook: int = FORWARD
+    flags: int = 2
+    """Of TCP: SYN, as the first has it."""
 
     @property
     def version(self) -> int:
@@ -49,7 +53,7 @@ class Packet:
             network = bytes(12) + source + destination if self.version == 4 else bytes(8) + source + destination
             return network[offset:offset + length]
         if base == 2 and self.protocol in (6, 17, 132):
-            return (bytes(2) + struct.pack(">H", self.port))[offset:offset + length]
+            return (bytes(2) + struct.pack(">H9xB6x", self.port, self.flags))[offset:offset + length]
         if base == 2:
             return bytes(length)
         return None
@@ -113,6 +117,7 @@ class Table:
         self.there = False
         self.sets: dict[str, Set] = {}
         self.chains: dict[str, Chain] = {}
+        self.drops: Counter[bytes] = Counter()
 
     def commit(self, messages: Iterable[Message]) -> None:
         """Take them all. After Refused the table is not to be used any more."""
@@ -147,7 +152,7 @@ class Table:
                 for name, fields in rule:
                     if name == "lookup" and 4 not in fields:
                         yield "set", text(fields[1])
-                    if name == "immediate":
+                    if name == "immediate" and 2 in attributes(fields[2]):
                         yield "chain", verdict_of(fields[2])[1]
         for each in self.sets.values():
             yield from (("chain", target[1]) for target in each.keys.values() if target)
@@ -175,7 +180,10 @@ class Table:
                     raise Refused(message.what)
             if name == "payload" and not number(fields[4]):
                 raise Refused(message.what)
-            if name == "immediate" and (target := verdict_of(fields[2])[1]) and target not in self.chains:
+            if name == "dynset" and text(fields[1]) not in self.sets:
+                raise Refused(message.what)
+            target = verdict_of(fields[2])[1] if name == "immediate" and 2 in attributes(fields[2]) else ""
+            if target and target not in self.chains:
                 raise Refused(message.what)
         if text(a[2]) not in self.chains:
             raise Refused(message.what)
@@ -238,7 +246,7 @@ class Table:
         elements = {Element(name, key): Target(target[1]) if target else None for name in FRAME_SETS
                     for key, target in self.sets[name].keys.items()}
         return Part({name: ReadSet(KeyType(0, 0, 0), frozenset(each.keys)) for name, each in self.sets.items()
-                     if name not in FRAME_SETS},
+                     if name not in FRAME_SETS and name not in LOOSE_SETS},
                     {name: ReadChain(UNREAD) for name in self.chains.keys() - FRAME_CHAINS}, elements)
 
     def allows(self, packet: Packet) -> bool:
@@ -304,8 +312,13 @@ class Table:
                     return None
                 if 3 in f:
                     return each.keys[key]
-            elif name == "immediate":
+            elif name == "immediate" and 2 in attributes(f[2]):
                 return verdict_of(f[2])
+            elif name == "immediate":
+                load(f[1], attributes(f[2])[1])
+            elif name == "dynset":
+                start = at(number(f[4]))
+                self.drops[bytes(registers[start:start + 24])] += 1
             else:
-                assert name in ("counter", "log")
+                assert name in ("counter", "log", "limit")
         return None
