@@ -11,12 +11,13 @@ from muslin.cli.console import Console, fancy
 from muslin.cli.ipam.output import structured
 from muslin.cli.ipam.table import Look
 from muslin.cli.play.matrix import Style
-from muslin.cli.policy import explaining, live, matrix, svg
+from muslin.cli.policy import cases, explaining, live, matrix, svg, testing
 from muslin.cli.policy.engine import Judge
+from muslin.cli.policy.space import Space
 from muslin.cli.policy.world import DEFAULT_POOL, World, of_manifest
 from muslin.kube.manifest import load
 
-__all__ = ["Where", "explain", "show_matrix"]
+__all__ = ["Where", "explain", "show_matrix", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ async def _asked(where: Where) -> AsyncIterator[tuple[World, explaining.Explain]
 async def explain(where: Where, asked: explaining.Asked, form: str) -> None:
     """What decides between two sides."""
     async with _asked(where) as (world, answer):
-        found = await explaining.answers(asked, world, answer)
+        found = await explaining.answers(asked, Space(world), answer)
     Console().result(explaining.shown(found, world, Look.of_stdout()) if form == "table"
                      else structured({"flows": explaining.plain(found, world)}, form))
 
@@ -59,3 +60,12 @@ async def show_matrix(where: Where, selection: matrix.Selection, form: str) -> N
                        else structured(matrix.plain(found), form))
     if found.silent:
         console.warn(f"no port is known of {', '.join(found.silent)}; name some with --port")
+
+
+async def test(file: str, form: str) -> bool:
+    """Whether all that a file expects is so."""
+    suite = cases.read(file)
+    outcomes = await testing.run(suite)
+    Console().result(testing.shown(outcomes, suite, Look.of_stdout()) if form == "table"
+                     else structured(testing.plain(outcomes, suite), form))
+    return testing.passed(outcomes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from muslin.api.policy.v1 import policy_pb2
 from muslin.cli.ipam.table import Column, Look, table
-from muslin.cli.policy.space import PROTOCOLS, Side, Span, port_spans, ranges, side
+from muslin.cli.policy.space import PROTOCOLS, Side, Space, Span, ranges
 from muslin.cli.policy.world import World
 from muslin.errors import Exhausted, FailedPrecondition
 
@@ -35,11 +35,11 @@ class Asked:
     port: int | None = None
     protocol: str = ""
 
-    def spans(self, world: World) -> list[Span]:
+    def spans(self, space: Space) -> list[Span]:
         """The ports that are asked about, in pieces."""
         if self.port is not None:
             return [Span(self.protocol or "TCP", self.port, self.port)]
-        return port_spans(world, (self.protocol,) if self.protocol else PROTOCOLS)
+        return space.spans((self.protocol,) if self.protocol else PROTOCOLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,13 @@ class Answer:
         """The flows, in a line."""
         return f"{ranges(self.sources)} -> {ranges(self.destinations)}  {_ports(self.spans)}"
 
+    @property
+    def verdict(self) -> str:
+        """What becomes of them."""
+        return verdict(self.explanation.verdict)
 
-async def answers(asked: Asked, world: World, explain: Explain) -> list[Answer]:
+
+async def answers(asked: Asked, space: Space, explain: Explain) -> list[Answer]:
     """Everything that was asked, grouped by what decides it.
 
     Raises:
@@ -66,11 +71,11 @@ async def answers(asked: Asked, world: World, explain: Explain) -> list[Answer]:
         FailedPrecondition: the two sides have no addresses of one family.
         Exhausted: there are too many distinctions to ask about.
     """
-    sources, destinations = side("FROM", asked.source, world), side("TO", asked.destination, world)
+    sources, destinations = space.side("FROM", asked.source), space.side("TO", asked.destination)
     pairs = [(a, b) for a in sources for b in destinations if not (a.version and b.version and a.version != b.version)]
     if not pairs:
         raise FailedPrecondition(f"{asked.source} and {asked.destination} are of two address families")
-    spans = asked.spans(world)
+    spans = asked.spans(space)
     if len(pairs) * len(spans) > MOST_FLOWS:
         raise Exhausted(f"{len(pairs) * len(spans)} flows would have to be judged, more than {MOST_FLOWS}; "
                         "ask about a smaller CIDR, or name --port")
@@ -129,8 +134,7 @@ def shown(found: Sequence[Answer], world: World, look: Look) -> str:
 
 def _shown(answer: Answer, world: World, look: Look, *, reasons: bool) -> str:
     explanation = answer.explanation
-    word = {"allow": "allowed", "deny": "denied"}.get(verdict(explanation.verdict),
-                                                      "undecided: neither side is an endpoint")
+    word = {"allow": "allowed", "deny": "denied"}.get(answer.verdict, "undecided: neither side is an endpoint")
     lines = [f"{answer.flows}: {look.paint(word, _colour(word))}"]
     if explanation.steps:
         lines.append(table(_COLUMNS, [(
@@ -167,7 +171,7 @@ def plain(found: Iterable[Answer], world: World) -> list[dict[str, object]]:
         "from": ranges(answer.sources).split(), "to": ranges(answer.destinations).split(),
         "ports": [{"protocol": span.protocol, "first": span.first, "last": span.last}
                   for span in _merged(answer.spans)],
-        "verdict": verdict(answer.explanation.verdict),
+        "verdict": answer.verdict,
         "steps": [_step(step, world) for step in answer.explanation.steps],
     } for answer in found]
 

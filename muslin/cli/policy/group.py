@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -11,6 +12,9 @@ from muslin.cli.ipam.options import form, run_dir_default
 from muslin.cli.options import run_dir as _run_dir
 
 __all__ = ["policy"]
+
+UNEXPECTED = 3
+"""Exit code where what was checked is not as it should be."""
 
 
 @click.group()
@@ -109,6 +113,36 @@ def matrix(namespaces: tuple[str, ...], selector: str, ports: tuple[str, ...], o
     selection = Selection(namespaces, parse(selector) if selector else None,
                           tuple(PlayedPort(*_port(text)) for text in ports), outside)
     interrupt.run(commands.show_matrix(commands.Where(**_where(options)), selection, options["form"]))
+
+
+@policy.command()
+@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@form
+def test(file: str, form: str) -> NoReturn:
+    """Check expected verdicts, without a kernel and without anything that runs.
+
+    FILE is YAML; - is standard input. Each check says that all flows from any of `from` to any of `to`, on any of
+    `port`, have the verdict. Sides are NAMESPACE/POD, a pattern of pods such as "shop/*", an address, or a CIDR, which
+    means all of its addresses. Without `port` all ports are meant.
+
+    \b
+      apiVersion: muslin/v1
+      kind: PolicyTest
+      manifests: [policies/]        # files or directories, as seen from FILE
+      checks:
+        - {from: shop/web, to: shop/db, port: 5432, verdict: allow}
+        - {from: "*/*", except: [shop/web], to: shop/db, verdict: deny}
+        - {from: 203.0.113.0/24, to: shop/dns, port: 53, protocol: UDP, verdict: deny}
+
+    Further documents of FILE are Kubernetes objects, which count with those of `manifests`. Pods have the addresses of
+    their status, or those of `pools` (a list of CIDRs; 192.168.0.0/16 if left out).
+
+    Exit code 3 if a verdict is another than expected; each such flow is shown with the rule that decides it.
+    With -o: {"checks": [{"file", "document", "line", "expected", "passed", "failures": as of explain}], "passed"}.
+    """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
+    from muslin.cli import interrupt
+    from muslin.cli.policy import commands
+    sys.exit(0 if interrupt.run(commands.test(file, form)) else UNEXPECTED)
 
 
 def _port(text: str) -> tuple[str, int]:

@@ -17,11 +17,12 @@ from typing import Any
 from muslin.cli.policy.world import World
 from muslin.errors import InvalidArgument, NotFound
 
-__all__ = ["PROTOCOLS", "Side", "Span", "port_spans", "ranges", "side"]
+__all__ = ["PROTOCOLS", "Side", "Space", "Span", "ranges"]
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 _PORTS = re.compile(r"(\d{1,5})(?::(\d{1,5}))?")
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -52,44 +53,50 @@ class Span:
     last: int
 
 
-def side(argument: str, text: str, world: World) -> list[Side]:
-    """The pieces of a side as it was written: a pod `namespace/name`, an address or a CIDR.
+class Space:
+    """What a world tells apart; found once for any number of questions."""
 
-    Raises:
-        InvalidArgument: it is none of these.
-        NotFound: there is no such pod.
-    """
-    owners = {address: f"{record.namespace}/{record.pod}" if record.pod else record.workload
-              for record in sorted(world.endpoints, key=lambda record: record.revision)
-              for address in record.addresses}
-    network = _network(text)
-    if network is None:
-        namespace, _, pod = text.partition("/")
-        if not namespace or not pod or "/" in pod:
-            raise InvalidArgument(f"{argument} {text!r} is neither NAMESPACE/POD nor an IP address nor a CIDR")
-        if not any((record.namespace, record.pod) == (namespace, pod) for record in world.endpoints):
-            raise NotFound(f"{argument}: there is no pod {text!r}; see: muslin endpoint list")
-        return [Side(text)]
-    first, last = int(network.network_address), int(network.broadcast_address)
-    mine = {int(address): owners[str(address)] for address in map(ipaddress.ip_address, owners)
-            if address.version == network.version and first <= int(address) <= last}
-    cuts = {first, last + 1}
-    for other in _networks(world):
-        if other.version == network.version:
-            cuts |= {int(other.network_address), int(other.broadcast_address) + 1}
-    for address in mine:
-        cuts |= {address, address + 1}
-    return [Side(mine.get(begin, ""), first=begin, last=end - 1, version=network.version)
-            for begin, end in pairwise(sorted(cut for cut in cuts if first <= cut <= last + 1))]
+    def __init__(self, world: World) -> None:
+        self._pods = {f"{record.namespace}/{record.pod}" for record in world.endpoints if record.pod}
+        self._owners: dict[Address, str] = {
+            ipaddress.ip_address(address): f"{record.namespace}/{record.pod}" if record.pod else record.workload
+            for record in sorted(world.endpoints, key=lambda record: record.revision) for address in record.addresses}
+        values = list(_values(world))
+        networks = {network for value in values if isinstance(value, str) and ("." in value or ":" in value)
+                    and (network := _network(value)) is not None}
+        self._edges = {version: sorted({edge for network in networks if network.version == version for edge in (
+            int(network.network_address), int(network.broadcast_address) + 1)}) for version in (4, 6)}
+        ports = {1, 65536}
+        for first, last in (*_port_ranges(values), *((port.port, port.port) for record in world.endpoints
+                                                     for port in record.ports)):
+            ports |= {first, last + 1}
+        self._ports = sorted(port for port in ports if 1 <= port <= 65536)
 
+    def side(self, argument: str, text: str) -> list[Side]:
+        """The pieces of a side as it was written: a pod `namespace/name`, an address or a CIDR.
 
-def port_spans(world: World, protocols: Sequence[str]) -> list[Span]:
-    """All ports in pieces that no policy can tell apart within."""
-    cuts = {1, 65536}
-    for first, last in _port_ranges(world):
-        cuts |= {first, last + 1}
-    edges = sorted(cut for cut in cuts if 1 <= cut <= 65536)
-    return [Span(protocol, begin, end - 1) for protocol in protocols for begin, end in pairwise(edges)]
+        Raises:
+            InvalidArgument: it is none of these.
+            NotFound: there is no such pod.
+        """
+        network = _network(text)
+        if network is None:
+            namespace, _, pod = text.partition("/")
+            if not namespace or not pod or "/" in pod:
+                raise InvalidArgument(f"{argument} {text!r} is neither NAMESPACE/POD nor an IP address nor a CIDR")
+            if text not in self._pods:
+                raise NotFound(f"{argument}: there is no pod {text!r}; see: muslin endpoint list")
+            return [Side(text)]
+        first, last = int(network.network_address), int(network.broadcast_address)
+        mine = {int(address): owner for address, owner in self._owners.items()
+                if address.version == network.version and first <= int(address) <= last}
+        cuts = {first, last + 1, *self._edges[network.version], *mine, *(address + 1 for address in mine)}
+        return [Side(mine.get(begin, ""), first=begin, last=end - 1, version=network.version)
+                for begin, end in pairwise(sorted(cut for cut in cuts if first <= cut <= last + 1))]
+
+    def spans(self, protocols: Sequence[str]) -> list[Span]:
+        """All ports, in pieces that no policy tells apart within."""
+        return [Span(protocol, begin, end - 1) for protocol in protocols for begin, end in pairwise(self._ports)]
 
 
 def ranges(pieces: Iterable[Side]) -> str:
@@ -114,22 +121,13 @@ def _network(text: str) -> Network | None:
         return None
 
 
-def _networks(world: World) -> Iterator[Network]:
-    for value in _values(world):
-        if isinstance(value, str) and ("." in value or ":" in value) and (network := _network(value)):
-            yield network
-
-
-def _port_ranges(world: World) -> Iterator[tuple[int, int]]:
-    """Every number and range that could be of ports; ranges of `port` and `endPort` are cut at both ends at least."""
-    for value in _values(world):
+def _port_ranges(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """Every number and range that could be of ports."""
+    for value in values:
         if isinstance(value, int) and not isinstance(value, bool):
             yield value, value
         elif isinstance(value, str) and (match := _PORTS.fullmatch(value)):
             yield int(match[1]), int(match[2] or match[1])
-    for record in world.endpoints:
-        for port in record.ports:
-            yield port.port, port.port
 
 
 def _values(world: World) -> Iterator[object]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from muslin.api.policy.v1 import policy_pb2
 from muslin.cli.policy.engine import Judge
 from muslin.cli.policy.explaining import Answer, Asked, answers
+from muslin.cli.policy.space import Space
 from muslin.cli.policy.world import World, of_manifest
 from muslin.errors import Exhausted, InvalidArgument
 from muslin.kube.manifest import Manifest, load, parse
@@ -121,7 +122,7 @@ async def test_every_flow_is_in_exactly_one_answer_and_decided_as_that_says(
     head, _, _ = SHOP.rpartition("spec:\n  podSelector")
     judged = world(head + "spec: " + json.dumps({"podSelector": {}, "ingress": rules}))
     judge = Judge(judged)
-    found = await answers(Asked("0.0.0.0/0", "shop/db"), judged, judge.explain)
+    found = await answers(Asked("0.0.0.0/0", "shop/db"), Space(judged), judge.explain)
     edges = [edge for answer in found for piece in answer.sources for edge in (piece.first, piece.last)]
     source = data.draw(st.sampled_from([number, *edges]))
     for protocol in ("TCP", "UDP", "SCTP"):
@@ -141,6 +142,7 @@ def holds(answer: Answer, source: int, protocol: str, port: int) -> bool:
 
 async def test_the_example_is_decided_as_its_readme_says() -> None:
     example = of_manifest(load([str(Path(__file__).parents[3] / "examples/three-tier")]))
-    found = await answers(Asked("data/caretaker", "app/worker", protocol="TCP"), example, Judge(example).explain)
+    found = await answers(Asked("data/caretaker", "app/worker", protocol="TCP"), Space(example),
+                          Judge(example).explain)
     allowed = [answer.flows for answer in found if answer.explanation.verdict == policy_pb2.VERDICT_ALLOW]
     assert allowed == ["data/caretaker -> app/worker  TCP 9090"]
