@@ -22,6 +22,7 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/endpoint/v1/fences/<2 hex digits>
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
     /muslin/policy/v1/profiles/<name>
+    /muslin/policy/v1/fences/<hex digit>
 
 The slash of a CIDR is written as a dash (`10.0.0.0-26`). No other part may hold a slash: none of these names can
 (CNI 1.1 for networks, containers and interfaces; RFC 1123 labels and subdomains for Kubernetes), so a slash is an
@@ -48,7 +49,8 @@ __all__ = [
     "handle", "handles_of", "parse_handle",
     "endpoint", "endpoints_of", "parse_endpoint", "pod", "pods_in", "parse_pod",
     "namespace", "parse_namespace", "node", "parse_node",
-    "policy_object", "policy_objects", "parse_policy_object", "profile", "parse_profile",
+    "policy_object", "policy_objects", "parse_policy_object", "POLICY_FENCES", "policy_fence",
+    "profile", "parse_profile",
 ]
 
 IPAM = "/muslin/ipam/"
@@ -84,6 +86,8 @@ ENDPOINT_FENCES = ENDPOINT + "v1/fences/"
 record or not: what was sent before the deletion can not arrive after it. See `endpoint_fence`."""
 POLICY_OBJECTS = POLICY + "v1/objects/"
 POLICY_PROFILES = POLICY + "v1/profiles/"
+POLICY_FENCES = POLICY + "v1/fences/"
+"""As `ENDPOINT_FENCES`, for objects. There are 16: a transaction about many objects must have room for all fences."""
 
 CLUSTER = "_"
 """Stands for the namespace of an object that has none; no Kubernetes namespace can be called so (RFC 1123)."""
@@ -264,6 +268,11 @@ def policy_object(kind: str, namespace: str, name: str) -> str:
 def policy_objects(kind: str) -> str:
     """The prefix of all objects of a kind."""
     return _join(POLICY_OBJECTS, ("kind", kind)) + "/"
+
+
+def policy_fence(key: str) -> str:
+    """The fence of an object: one of 16."""
+    return f"{POLICY_FENCES}{crc32(key.encode()) & 0xF:x}"
 
 
 def parse_policy_object(key: str) -> tuple[str, str, str]:

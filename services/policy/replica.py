@@ -27,8 +27,8 @@ class Replica:
     """What requests are answered from. The owner runs `mirror.run()` and `follow()` in tasks."""
 
     def __init__(self, etcd: Etcd) -> None:
-        self.store = Store(etcd)
         self.mirror = Mirror(etcd, keys.POLICY)
+        self.store = Store(etcd, self.mirror.items)
         self.hub = Hub((OBJECTS, ENDPOINTS))
         self._sources = Sources()
         self.mirror.subscribe(self._changed)
