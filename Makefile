@@ -30,8 +30,16 @@ test: setup  ## Run all tests (unit, etcd, kernel integration); needs root
 conformance: setup  ## Hold Muslin, or PLUGIN=path CONF=file, to the CNI specification; needs root
 	$(BIN)/python -m pytest tests/conformance $(if $(PLUGIN),--plugin $(PLUGIN) --conf $(CONF))
 
-judge: setup  ## NetworkPolicy by documentation, Explain and packets: CLUSTERS=100, SEED=1, FUZZ=1000, CASES=file; needs root
-	MUSLIN_JUDGE_CLUSTERS=$(CLUSTERS) MUSLIN_JUDGE_SEED=$(SEED) MUSLIN_FUZZ_EXAMPLES=$(FUZZ) $(if $(CASES),MUSLIN_NETPOL_CASES=$(abspath $(CASES))) \
+# It pins its dependencies, so it gets an environment of its own.
+build/nca/ready:
+	$(PYTHON) -m venv build/nca
+	build/nca/bin/python -m pip install --quiet --disable-pip-version-check network-config-analyzer==2.1.0
+	touch $@
+
+judge: setup $(if $(CASES),build/nca/ready)  ## Policy by documentation, Explain, packets: CLUSTERS, SEED, FUZZ, CASES=file; root
+	MUSLIN_JUDGE_CLUSTERS=$(CLUSTERS) MUSLIN_JUDGE_SEED=$(SEED) MUSLIN_FUZZ_EXAMPLES=$(FUZZ) \
+	  $(if $(CASES),MUSLIN_NETPOL_CASES=$(abspath $(CASES)) MUSLIN_NCA=$(abspath build/nca/bin/python)) \
+	  $(if $(GOLDEN),MUSLIN_CALICO_GOLDEN=$(abspath $(GOLDEN))) \
 	  $(BIN)/python -m pytest -s tests/policy_judges tests/unit/policy/test_outside_cases.py tests/unit/policy/test_fuzz.py
 
 soak: .venv/ready  ## Random kills of services and etcd for 10 minutes (DURATION=seconds); violations must be 0
