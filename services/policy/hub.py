@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from services.policy import metrics
 from services.policy.engine import Engine
@@ -21,10 +21,13 @@ from services.policy.program import EMPTY, Program, Update, diff
 class Subscription:
     """One node's hold on its program. What was not yet fetched is one pending difference, however much happened."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, since: Program | None) -> None:
+        """`since` is the program that the node has already, None if that is not known."""
         self.node = node
         self.changed = asyncio.Event()
-        self._sent: Program | None = None
+        self.sent = since
+        """The program as of what was last taken."""
+        self._begun = False
         self._only: Update | None = None  # what has changed since `sent`, while that is a single update
         self._updates = 0
 
@@ -37,13 +40,15 @@ class Subscription:
     def take(self, program: Program) -> tuple[Update, str]:
         """What leads to the present program from what was taken before, and what kind of message that is."""
         self.changed.clear()
-        if self._sent is None:
+        if self.sent is None:
             update, kind = diff(EMPTY, program), "snapshot"
+        elif not self._begun:
+            update, kind = diff(self.sent, program), "resumed"
         elif self._only is not None:
             update, kind = self._only, "delta"
         else:
-            update, kind = diff(self._sent, program), "merged"
-        self._sent, self._only, self._updates = program, None, 0
+            update, kind = diff(self.sent, program), "merged"
+        self.sent, self._begun, self._only, self._updates = program, True, None, 0
         return update, kind
 
 
@@ -106,9 +111,12 @@ class Hub:
             for subscription in self._subscriptions.get(node, ()):
                 subscription.push(update)
 
-    def subscribe(self, node: str) -> Subscription:
-        """Begin to follow a node's program; the first thing to take is the whole of it."""
-        subscription = Subscription(node)
+    def subscribe(self, node: str, since: Program | None = None) -> Subscription:
+        """Begin to follow a node's program.
+
+        The first thing to take is the whole of it, or what has changed of it `since`.
+        """
+        subscription = Subscription(node, since)
         self._subscriptions.setdefault(node, set()).add(subscription)
         subscription.changed.set()
         return subscription
@@ -127,6 +135,12 @@ class Hub:
     def take(self, subscription: Subscription) -> tuple[Update, str]:
         """What a subscription has not seen yet; see `Subscription.take`."""
         return subscription.take(self._engine.program(subscription.node))
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        """The present programs by node; nodes without endpoints have none."""
+        self.flush()
+        return self._engine.programs
 
     def view(self) -> View:
         """The present programs, for explanations."""

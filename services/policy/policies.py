@@ -12,7 +12,7 @@ import msgspec
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.errors import FailedPrecondition, InvalidArgument
 from muslin.rpc import remaining
-from services.policy import flows, wire
+from services.policy import flows, status, wire
 from services.policy.model import DEFAULT_TIER, Policy
 from services.policy.records import Object
 from services.policy.replica import Replica
@@ -78,6 +78,21 @@ class Policies(policy_pb2_grpc.PoliciesServicer):
         view = self._replica.hub.view()
         return policy_pb2.ExplainResponse(explanations=[
             wire.explanation(flows.answer(flow, view, f"flows[{i}]")) for i, flow in enumerate(request.flows)])
+
+    async def GetStatus(self, request: policy_pb2.GetStatusRequest, context: Context) -> policy_pb2.GetStatusResponse:
+        """How far nodes lag, and where each policy is enforced, as far as this replica knows.
+
+        Raises:
+            Unavailable: there are no programs yet.
+        """
+        self._replica.check_compiled()
+        sources, streams, programs = self._replica.sources, self._replica.streams, self._replica.hub.programs
+        places = status.where(programs, streams)
+        return policy_pb2.GetStatusResponse(
+            nodes=[wire.node_status(*node) for node in status.nodes(programs, streams)],
+            policies=[wire.policy_status(item, _ref(item.ref), _conditions((item.ref, c) for c in item.conditions),
+                                         places.get(item.policy, status.NOWHERE)) for item in sources.policies()],
+            revision=self._replica.mirror.revision)
 
 
 def checked(objects: Iterable[policy_pb2.Object],

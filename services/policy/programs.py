@@ -1,11 +1,9 @@
-"""The API that nodes enforce from: a snapshot of a node's program, then deltas."""
+"""The API that nodes enforce from: a node's program, whole or from where the node is; then deltas."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,15 +12,14 @@ import grpc
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.errors import InvalidArgument, TimedOut
 from services.policy import metrics, wire
-from services.policy.hub import Hub, Subscription
+from services.policy.hub import Hub
+from services.policy.streams import Stream, Streams
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _FIRST = 10.0
 """Seconds that a node has to say its name."""
-_REMEMBERED = 64
-"""Messages whose time of sending is kept until they are acknowledged."""
 
 Requests = AsyncIterator[policy_pb2.SubscribeRequest]
 
@@ -30,12 +27,15 @@ Requests = AsyncIterator[policy_pb2.SubscribeRequest]
 class Programs(policy_pb2_grpc.ProgramsServicer):
     """Streams to nodes. A slow one gets what it missed as one delta, and holds up nobody."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, streams: Streams) -> None:
+        self._hub, self._streams = hub, streams
 
     async def Subscribe(self, request_iterator: Requests,
                         context: Context) -> AsyncIterator[policy_pb2.SubscribeResponse]:
-        """Send nothing until all sources are complete; then the whole program, then what changes."""
+        """Send nothing until all sources are complete; then the program, whole or from where the node is; then changes.
+
+        Nothing is made before it can be sent: of a node that does not read, what is in the line is all there is.
+        """
         try:
             first = await asyncio.wait_for(anext(aiter(request_iterator), None), _FIRST)
         except TimeoutError:
@@ -43,58 +43,44 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
         if first is None or not first.node:
             raise InvalidArgument("node: the first message must name the node")
         await self._hub.ready.wait()
-        stream = _Stream(self._hub, first.node)
+        stream = self._open(first.node, first.resume)
         # The acknowledgements come whenever the node likes, also while it is being written to.
-        reader = asyncio.create_task(stream.read(request_iterator), name=f"acknowledgements of {first.node}")
+        reader = asyncio.create_task(_read(stream, request_iterator), name=f"acknowledgements of {first.node}")
         try:
             while True:
                 await stream.subscription.changed.wait()
-                if (message := stream.next()) is not None:
-                    yield message
+                if (sent := stream.next()) is not None:
+                    update, kind = sent
+                    metrics.MESSAGES.labels(kind).inc()
+                    metrics.SENT.labels(first.node).set(stream.revision)
+                    yield wire.subscribe_response(update, stream.revision, snapshot=kind == "snapshot",
+                                                  resume=stream.resume)
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            stream.close()
+            self._close(stream)
 
-
-class _Stream:
-    """The state of one subscription: which revision was sent, which is in the kernel."""
-
-    def __init__(self, hub: Hub, node: str) -> None:
-        self._hub, self._node = hub, node
-        self._revision = 0
-        self._awaited: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # revision, time of sending
-        self.subscription: Subscription = hub.subscribe(node)
+    def _open(self, node: str, resume: str) -> Stream:
+        stream = self._streams.open(node, resume)
         metrics.SUBSCRIPTIONS.inc()
-        log.info("subscribed node=%s", node)
+        log.info("subscribed node=%s resumed=%s", node, stream.resumed)
+        return stream
 
-    def next(self) -> policy_pb2.SubscribeResponse | None:
-        """What there is to send now."""
-        update, kind = self._hub.take(self.subscription)
-        if kind != "snapshot" and not update:  # changes that cancelled each other out
-            return None
-        self._revision += 1
-        self._awaited.append((self._revision, time.monotonic()))
-        metrics.MESSAGES.labels(kind).inc()
-        metrics.SENT.labels(self._node).set(self._revision)
-        return wire.subscribe_response(update, self._revision, snapshot=kind == "snapshot")
-
-    async def read(self, requests: Requests) -> None:
-        """Note acknowledgements until the node hangs up."""
-        async for request in requests:
-            revision = request.enforced_revision
-            metrics.ENFORCED.labels(self._node).set(revision)
-            while self._awaited and self._awaited[0][0] <= revision:
-                metrics.ENFORCE_SECONDS.observe(time.monotonic() - self._awaited.popleft()[1])
-
-    def close(self) -> None:
-        """Let go of the subscription."""
-        self._hub.unsubscribe(self.subscription)
+    def _close(self, stream: Stream) -> None:
+        self._streams.close(stream)
         metrics.SUBSCRIPTIONS.dec()
-        if not self._hub.subscribed(self._node):
+        if self._streams.of(stream.node) is None:
             for gauge in (metrics.SENT, metrics.ENFORCED):
                 try:
-                    gauge.remove(self._node)
+                    gauge.remove(stream.node)
                 except KeyError:
                     pass  # it never got that far
-        log.info("unsubscribed node=%s revision=%d", self._node, self._revision)
+        log.info("unsubscribed node=%s revision=%d", stream.node, stream.revision)
+
+
+async def _read(stream: Stream, requests: Requests) -> None:
+    """Note acknowledgements until the node hangs up."""
+    async for request in requests:
+        metrics.ENFORCED.labels(stream.node).set(request.enforced_revision)
+        for age in stream.acknowledge(request.enforced_revision):
+            metrics.ENFORCE_SECONDS.observe(age)

@@ -15,6 +15,7 @@ from services.policy.endpoints import SOURCE as ENDPOINTS
 from services.policy.hub import Hub
 from services.policy.sources import Sources
 from services.policy.store import Store
+from services.policy.streams import Streams
 
 OBJECTS = "objects"
 """What the hub calls the records in etcd."""
@@ -30,6 +31,7 @@ class Replica:
         self.mirror = Mirror(etcd, keys.POLICY)
         self.store = Store(etcd, self.mirror.items)
         self.hub = Hub((OBJECTS, ENDPOINTS))
+        self.streams = Streams(self.hub)
         self._sources = Sources()
         self.mirror.subscribe(self._changed)
 

@@ -20,6 +20,9 @@ from services.policy.program import (
     TierPolicies,
     Update,
 )
+from services.policy.sources import Status
+from services.policy.status import Where
+from services.policy.streams import Stream
 
 _ACTIONS = {
     Action.ALLOW: policy_pb2.ACTION_ALLOW,
@@ -76,11 +79,13 @@ def endpoint(message: endpoint_pb2.WorkloadEndpoint) -> Endpoint:
     )
 
 
-def subscribe_response(update: Update, revision: int, *, snapshot: bool) -> policy_pb2.SubscribeResponse:
+def subscribe_response(update: Update, revision: int, *, snapshot: bool,
+                       resume: str) -> policy_pb2.SubscribeResponse:
     """The message of an update."""
     return policy_pb2.SubscribeResponse(
         revision=revision,
         snapshot=snapshot,
+        resume=resume,
         groups=map(_group, update.groups),
         group_changes=[policy_pb2.GroupChange(id=change.id, added=change.added, removed=change.removed)
                        for change in update.group_changes],
@@ -150,4 +155,35 @@ def _step(value: Step) -> policy_pb2.Step:
         verdict=_VERDICTS[value.allowed],
         reason=value.reason,
         origin=value.origin,
+    )
+
+
+def node_status(node: str, endpoints: int, stream: Stream | None) -> policy_pb2.NodeStatus:
+    """The message of a node's state; without a stream it is not subscribed here."""
+    if stream is None:
+        return policy_pb2.NodeStatus(node=node, endpoints=endpoints)
+    return policy_pb2.NodeStatus(
+        node=node,
+        connected=True,
+        connected_seconds=stream.age,
+        sent_revision=stream.revision,
+        acknowledged_revision=stream.acknowledged,
+        lag_seconds=stream.lag,
+        pending=stream.pending,
+        endpoints=endpoints,
+        resumed=stream.resumed,
+    )
+
+
+def policy_status(item: Status, ref: policy_pb2.ObjectRef, conditions: Iterable[policy_pb2.Condition],
+                  where: Where) -> policy_pb2.PolicyStatus:
+    """The message of what has become of an object."""
+    return policy_pb2.PolicyStatus(
+        object=ref,
+        origin=item.origin,
+        accepted=item.accepted,
+        conditions=conditions,
+        policy=item.policy,
+        enforced_nodes=where.enforced,
+        pending_nodes=where.pending,
     )
