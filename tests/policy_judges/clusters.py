@@ -18,6 +18,9 @@ PORTS = (53, 80, 81, 443, 8080)
 """On all of which every pod listens, whatever it declares."""
 OUTSIDE = ("203.0.113.9", "198.51.100.7")
 """Addresses that no pod has."""
+OUTSIDE_6 = ("2001:db8::9", "2001:db8:ff::7")
+LENGTHS = (0, 1, 8, 16, 24, 26, 27, 28, 29, 30, 31, 32)
+"""Of blocks, as far as they are IPv4's; IPv6's are as far from the end."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class RandomCluster:
     pods: tuple[Pod, ...]
     namespaces: tuple[dict[str, Any], ...]
     policies: tuple[dict[str, Any], ...]
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Addresses that no pod has, of the pods' family."""
+        return _outside(self.pods[0].address)
 
     def oracle(self) -> Oracle:
         return Oracle(self.pods, self.namespaces, self.policies)
@@ -38,12 +46,16 @@ class RandomCluster:
 
     def flows(self, protocols: tuple[str, ...] = tuple(PROTOCOLS)) -> Iterator[Flow]:
         """From everybody to everybody else; not between two addresses that are no pod's."""
-        sides = (*(pod.key for pod in self.pods), *OUTSIDE)
+        sides = (*(pod.key for pod in self.pods), *self.outside)
         for source, destination in itertools.permutations(sides, 2):
-            if source in OUTSIDE and destination in OUTSIDE:
+            if source in self.outside and destination in self.outside:
                 continue
             for protocol, port in itertools.product(protocols, PORTS):
                 yield Flow(source, destination, protocol, port)
+
+
+def _outside(address: str) -> tuple[str, ...]:
+    return OUTSIDE_6 if ":" in address else OUTSIDE
 
 
 def compiled_pod(pod: Pod, node: str) -> compiled.Pod:
@@ -174,15 +186,21 @@ class Maker:
 
     def _block(self, addresses: tuple[str, ...]) -> dict[str, Any]:
         """Around some address, of some length, sometimes with bits set behind it; exceptions lie within."""
-        length = self._one((0, 1, 8, 16, 24, 26, 27, 28, 29, 30, 31, 32))
-        block: dict[str, Any] = {"cidr": f"{self._one((*addresses, *OUTSIDE))}/{length}"}
-        if length < 32 and self._chance(0.5):
+        if self._chance(0.1):
+            return {"cidr": self._one(("0.0.0.0/0", "::/0", "::/1", "128.0.0.0/1"))}
+        bits = 128 if ":" in addresses[0] else 32
+        length = self._one(LENGTHS)
+        if bits == 128 and length > 1:
+            length += 96
+        block: dict[str, Any] = {"cidr": f"{self._one((*addresses, *_outside(addresses[0])))}/{length}"}
+        if length < bits and self._chance(0.5):
             block["except"] = [self._hole(block["cidr"], addresses) for _ in range(self._one((0, 1, 1, 2)))]
         return block
 
     def _hole(self, cidr: str, addresses: tuple[str, ...]) -> str:
-        length = self._random.randint(int(cidr.partition("/")[2]) + 1, 32)
-        within = [each for each in (*addresses, *OUTSIDE) if in_block({"cidr": cidr}, each)]
+        bits = 128 if ":" in cidr else 32
+        length = max(int(cidr.partition("/")[2]) + 1, self._random.randint(bits - 32, bits))
+        within = [each for each in (*addresses, *_outside(addresses[0])) if in_block({"cidr": cidr}, each)]
         return f"{self._one(within)}/{length}"
 
     def _port(self) -> dict[str, Any]:

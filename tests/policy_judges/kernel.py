@@ -19,7 +19,7 @@ from services.policy.engine import Engine
 from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone
 from services.policy.model import Attachment
 from tests.integration.node import world
-from tests.policy_judges.clusters import OUTSIDE, PORTS, compiled_pod
+from tests.policy_judges.clusters import OUTSIDE, OUTSIDE_6, PORTS, compiled_pod
 from tests.policy_judges.packets import Probe, Prober
 from tests.support.netns import command, namespace
 from tests.support.oracle import Flow, Pod
@@ -36,22 +36,23 @@ class Kernel:
         self.prober = prober
         self._engine = Engine()
         self._host = host
-        self._wired = {pod.address: pod for pod in host.pods.values()}
+        self._wired = {address: pod for pod in host.pods.values() for address in (pod.address, pod.address6)}
         self._resources: set[str] = set()
         self._revision = 0
         fences = [pod for pod in host.pods.values() if pod.name.startswith("f")]
         self._fences = [Pod(FENCES[0], pod.name, pod.address) for pod in fences]
         self.addresses = tuple(pod.address for pod in host.pods.values() if pod not in fences)
         """Of the pods that clusters may have."""
+        self.addresses_6 = tuple(pod.address6 for pod in host.pods.values() if pod not in fences)
 
     def enforce(self, pods: Iterable[Pod], manifests: Iterable[Mapping[str, Any]]) -> None:
         """Put a cluster in the place of the one before. What leads there must be what is compiled from nothing."""
         puts = [cluster.put(manifest) for manifest in (cluster.namespace(FENCES[0]), *manifests)]
         resources = {event.resource.id for event in puts}
         gone = [ResourceGone(each) for each in sorted(self._resources - resources)]
-        endpoints = {pod.address: EndpointPut(self._endpoint(pod)) for pod in (*pods, *self._fences)}
-        left = [EndpointGone(Attachment(*wired.attachment)) for address, wired in self._wired.items()
-                if address not in endpoints]
+        endpoints = {self._wired[pod.address].name: EndpointPut(self._endpoint(pod)) for pod in (*pods, *self._fences)}
+        left = [EndpointGone(Attachment(*wired.attachment)) for name, wired in self._host.pods.items()
+                if name not in endpoints]
         events: list[Event] = [*endpoints.values(), *left, *puts, *gone]
         update = self._engine.handle(events).get(NODE)
         self._resources = resources
@@ -60,13 +61,13 @@ class Kernel:
         assert fresh.program(NODE) == self._engine.program(NODE)
         if update is not None:
             self._revision += 1
-            message = wire.subscribe_response(update, self._revision, snapshot=self._revision == 1)
+            message = wire.subscribe_response(update, self._revision, snapshot=self._revision == 1, resume="")
             self._host.apply(from_message(type(message).FromString(message.SerializeToString())))
 
     def _endpoint(self, pod: Pod) -> Any:
         wired = self._wired[pod.address]
         return replace(compiled_pod(pod, NODE).endpoint(), attachment=Attachment(*wired.attachment),
-                       interface=wired.interface)
+                       interface=wired.interface, addresses=(wired.address, wired.address6))
 
     def differences(self, verdicts: Mapping[Flow, bool], address: Callable[[str], str]) -> list[str]:
         """Send all flows, and say where the kernel differs from the verdicts; `address` gives that of a side."""
@@ -84,27 +85,45 @@ class Kernel:
 
 @contextmanager
 def kernel(pods: int, network: ipaddress.IPv4Address = world.NETWORK) -> Iterator[Kernel]:
-    """A host with that many pods, at the addresses behind `network`, and neighbours at those that no pod has."""
+    """A host with that many pods, at the addresses behind `network`, and neighbours at those that no pod has.
+
+    Pods have IPv6 addresses, too.
+    """
     with ExitStack() as stack:
-        host = stack.enter_context(world.world(*(f"p{i}" for i in range(pods)), "f1", "f2", network=network))
-        places = {pod.address: pod.netns for pod in host.pods.values()}
-        for i, address in enumerate(OUTSIDE):
-            places[address] = stack.enter_context(namespace("outside"))
-            _connect(host.host, f"up{i}", f"10.99.0.{i}", places[address], address)
+        names = (*(f"p{i}" for i in range(pods)), "f1", "f2")
+        host = stack.enter_context(world.world(*names, network=network, ipv6=True))
+        places = {address: pod.netns for pod in host.pods.values() for address in (pod.address, pod.address6)}
+        for i, addresses in enumerate(zip(OUTSIDE, OUTSIDE_6, strict=True)):
+            neighbour = stack.enter_context(namespace("outside"))
+            _link(host.host, f"up{i}", neighbour)
+            for address, gateway in zip(addresses, (f"10.99.0.{i}", f"fd00:99::{i + 1}"), strict=True):
+                places[address] = neighbour
+                _route(host.host, f"up{i}", gateway, neighbour, address)
+        # The host's own, and it has no uplink: what pods need by themselves, other tests look at.
+        command(host.host, "sysctl", "-q", "net.ipv6.conf.all.forwarding=1")
         fence = (host.pods["f1"].address, host.pods["f2"].address)
         yield Kernel(host, Prober(stack, places, PORTS, fence))
 
 
-def _connect(host: Path, interface: str, gateway: str, neighbour: Path, address: str) -> None:
-    """A neighbour of the host, with a default route to it. Nobody asks for addresses: that would take its time."""
-    macs = {interface: "02:00:00:01:00:01", "eth0": "02:00:00:01:00:02"}
-    command(host, "ip", "link", "add", interface, "address", macs[interface], "type", "veth", "peer", "name", "eth0",
-            "address", macs["eth0"], "netns", neighbour.name)
-    for where, device, mine, other in ((host, interface, gateway, address), (neighbour, "eth0", address, gateway)):
-        command(where, "ip", "address", "add", f"{mine}/32", "dev", device)
+MACS = ("02:00:00:01:00:01", "02:00:00:01:00:02")
+"""Of the host's end and the neighbour's."""
+
+
+def _link(host: Path, interface: str, neighbour: Path) -> None:
+    """A cable between a host and its neighbour."""
+    command(host, "ip", "link", "add", interface, "address", MACS[0], "type", "veth", "peer", "name", "eth0",
+            "address", MACS[1], "netns", neighbour.name)
+    for where, device in ((host, interface), (neighbour, "eth0")):
         command(where, "ip", "link", "set", device, "up")
-        command(where, "ip", "route", "add", other, "dev", device)
-        peer = macs["eth0" if device == interface else interface]
-        command(where, "ip", "neighbour", "replace", other, "lladdr", peer, "dev", device, "nud", "permanent")
-    command(neighbour, "ip", "route", "add", "default", "via", gateway)
     command(host, "sysctl", "-q", f"net.ipv4.conf.{interface}.forwarding=1")
+
+
+def _route(host: Path, interface: str, gateway: str, neighbour: Path, address: str) -> None:
+    """The neighbour's address, and its default route. Nobody asks for hardware addresses: that would take its time."""
+    for where, device, mine, other, mac in ((host, interface, gateway, address, MACS[1]),
+                                            (neighbour, "eth0", address, gateway, MACS[0])):
+        options = ("nodad",) if ":" in mine else ()
+        command(where, "ip", "address", "add", mine, "dev", device, *options)
+        command(where, "ip", "route", "add", other, "dev", device)
+        command(where, "ip", "neighbour", "replace", other, "lladdr", mac, "dev", device, "nud", "permanent")
+    command(neighbour, "ip", "route", "add", "default", "via", gateway)

@@ -39,7 +39,7 @@ class Prober:
 
     def __init__(self, stack: ExitStack, places: Mapping[str, Path], ports: Collection[int],
                  fence: tuple[str, str]) -> None:
-        """`places` are the namespaces by address; `fence` is a pair of them that always reach each other."""
+        """`places` are the namespaces by address, of both families; `fence` is a pair that always reach each other."""
         self.patience = 30.0
         """Seconds that an expected packet may take. Only where it never comes is it waited for so long."""
         self._places = places
@@ -50,11 +50,12 @@ class Prober:
         self._sctp: dict[str, socket.socket] = {}
         self._next = 0
         for address, path in places.items():
+            family = _family(address)
             with netns.entered(path):
                 for port in self._ports:
-                    self._udp.append((address, port, stack.enter_context(_bound(socket.SOCK_DGRAM, port))))
-                    self._tcp.append(stack.enter_context(_bound(socket.SOCK_STREAM, port)))
-                raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, _SCTP)
+                    self._udp.append((address, port, stack.enter_context(_bound(family, socket.SOCK_DGRAM, port))))
+                    self._tcp.append(stack.enter_context(_bound(family, socket.SOCK_STREAM, port)))
+                raw = socket.socket(family, socket.SOCK_RAW, _SCTP)
                 self._sctp[address] = stack.enter_context(raw)
                 raw.setblocking(False)
                 _roomy(raw)
@@ -78,7 +79,7 @@ class Prober:
             for source, part in _by_source(probes).items():
                 with netns.entered(self._places[source]):
                     for probe in part:
-                        client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                        client = stack.enter_context(socket.socket(_family(source), socket.SOCK_STREAM))
                         client.setblocking(False)
                         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                         client.connect_ex((probe.destination, probe.port))
@@ -114,7 +115,8 @@ class Prober:
         deadline = time.monotonic() + self.patience
         missing: Collection[Probe] = probes
         with ExitStack() as stack:
-            senders = {source: stack.enter_context(_sender(self._places[source])) for source in _by_source(probes)}
+            senders = {source: stack.enter_context(_sender(self._places[source], _family(source)))
+                       for source in _by_source(probes)}
             while missing and time.monotonic() < deadline:
                 for number, probe in numbers.items():
                     if probe in missing:
@@ -141,7 +143,7 @@ class Prober:
                     yield number
         for address, receiver in self._sctp.items():
             for data in _datagrams(receiver):
-                header = (data[0] & 0xF) * 4
+                header = 0 if ":" in address else (data[0] & 0xF) * 4  # IPv6 gives none
                 port, = struct.unpack_from(">H", data, header + 2)
                 number, = struct.unpack_from(">I", data, header + 16)
                 probe = numbers.get(number - 1)
@@ -164,6 +166,10 @@ class Prober:
                 assert server.recv(16) == b"fence"
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _by_source(probes: Collection[Probe]) -> dict[str, list[Probe]]:
     result: dict[str, list[Probe]] = {}
     for probe in probes:
@@ -172,10 +178,12 @@ def _by_source(probes: Collection[Probe]) -> dict[str, list[Probe]]:
 
 
 @contextmanager
-def _bound(kind: socket.SocketKind, port: int) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, kind) as server:
+def _bound(family: socket.AddressFamily, kind: socket.SocketKind, port: int) -> Iterator[socket.socket]:
+    with socket.socket(family, kind) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(("0.0.0.0", port))
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        server.bind(("", port))
         server.setblocking(False)
         if kind == socket.SOCK_STREAM:
             server.listen(4096)
@@ -185,10 +193,10 @@ def _bound(kind: socket.SocketKind, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _sender(where: Path) -> Iterator[socket.socket]:
+def _sender(where: Path, family: socket.AddressFamily) -> Iterator[socket.socket]:
     """A socket with a port of its own; that port is new, so no connection of before is meant."""
-    with netns.open_socket(where, socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.bind(("0.0.0.0", 0))
+    with netns.open_socket(where, family, socket.SOCK_DGRAM) as client:
+        client.bind(("", 0))
         yield client
 
 

@@ -50,7 +50,7 @@ class Node:
     def update(self, update: Update) -> None:
         """Take what the policy service sends: a snapshot first."""
         self._revision += 1
-        message = wire.subscribe_response(update, self._revision, snapshot=self._revision == 1)
+        message = wire.subscribe_response(update, self._revision, snapshot=self._revision == 1, resume="")
         self._take(from_message(type(message).FromString(message.SerializeToString())))
 
     def _take(self, event: Claim | NodeUpdate) -> None:
