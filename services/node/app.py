@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
+from prometheus_client import REGISTRY
 
 from muslin import rpc
 from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from muslin.rpc import Readiness
 from services.node.attachments import Attachments
+from services.node.counters import DropsCollector
 from services.node.enforce.state import Claim
 from services.node.enforcer import Enforcer
 from services.node.forward import PACKAGES, Forwarder
 from services.node.iptables import Iptables, keep_open
 from services.node.kernel import Kernel
 from services.node.nft.connection import Nftables
-from services.node.plugin import Context, Plugin
+from services.node.plugin import Plugin
+from services.node.server import NodeServer
 from services.node.subscription import subscribe
+from services.node.tracing import Tracer
 from services.node.upkeep.events import Monitor
 from services.node.upkeep.service import Upkeep
 from services.node.uplink import Uplink
@@ -56,6 +60,7 @@ class NodeApp(rpc.App):
         """Serve muslin.node.v1, and pass the other services' packages on."""
         self._nft = Nftables()
         self._enforcer = Enforcer(self._nft, self._prefixes)
+        self._dropped = DropsCollector(self._nft, lambda: self._enforcer.state)
         self._iptables = Iptables(self._nft, self._prefixes)
         self._monitor = Monitor()
         self._kernel = Kernel(self._monitor, self._uplink)
@@ -64,7 +69,8 @@ class NodeApp(rpc.App):
                              self._run, self._state)
         plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments, self.upkeep, self._prefixes)
         node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
-        node_pb2_grpc.add_NodeServicer_to_server(NodeServer(self), server)
+        own = NodeServer(self.status, self._enforcer, Tracer(self._enforcer))
+        node_pb2_grpc.add_NodeServicer_to_server(own, server)
         self._forwarder = Forwarder(
             self.node, {PACKAGES[service]: channel for service, channel in self._channels.items()}, self.upkeep.gate)
         server.add_generic_rpc_handlers((self._forwarder,))
@@ -84,6 +90,7 @@ class NodeApp(rpc.App):
         claims = [Claim(*wired) for wired in self.attachments.interfaces.items()]
         await self._enforcer.start(claims, readiness.part("kernel"))
         log.info("adopted attachments=%d", len(claims))
+        REGISTRY.register(self._dropped)
         for channel in self._channels.values():
             channel.get_state(try_to_connect=True)  # warm before the first pod needs it
         self.tasks.spawn("enforcer", self._enforcer.run())
@@ -95,6 +102,10 @@ class NodeApp(rpc.App):
 
     async def stop(self) -> None:
         """Close everything of ours. Pods stay wired and rules in force."""
+        try:
+            REGISTRY.unregister(self._dropped)
+        except KeyError:
+            pass  # it did not come to be started
         await self.attachments.aclose()
         await self.tasks.aclose()
         await self._enforcer.aclose()
@@ -119,14 +130,3 @@ class NodeApp(rpc.App):
             deletions=node_pb2.Deletions(waiting=waiting.count, oldest_seconds=waiting.oldest_seconds,
                                          failed=waiting.failed),
             problems=self.upkeep.problems)
-
-
-class NodeServer(node_pb2_grpc.NodeServicer):
-    """muslin.node.v1.Node."""
-
-    def __init__(self, app: NodeApp) -> None:
-        self._app = app
-
-    async def GetStatus(self, request: node_pb2.GetStatusRequest, context: Context) -> node_pb2.GetStatusResponse:
-        """What the node runs and enforces."""
-        return self._app.status()

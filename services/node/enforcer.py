@@ -14,6 +14,7 @@ from typing import TypeVar
 from muslin.rpc import Part
 from services.node.attachment import Attachment
 from services.node.cutter import Cutter
+from services.node.enforce import names
 from services.node.enforce.state import Claim, Event, Release, State
 from services.node.netlink.network import IPAddress
 from services.node.nft.connection import Nftables
@@ -47,6 +48,7 @@ class Enforcer:
 
     def __init__(self, nft: Nftables, prefixes: Sequence[str]) -> None:
         """`prefixes` begin the names of interfaces that are dropped while no policy for them is in."""
+        self._nft = nft
         self._writer = Writer(nft, prefixes)
         self._thread = ThreadPoolExecutor(1, "nftables")
         self._cutter = Cutter(nft.namespace)
@@ -56,6 +58,19 @@ class Enforcer:
         self._waiters: list[_Waiter] = []
         self._wake = asyncio.Event()
         self._part: Part | None = None
+
+    @property
+    def state(self) -> State:
+        """What is in the kernel, as far as is known."""
+        return self._writer.kernel
+
+    async def drops(self) -> dict[bytes, tuple[int, int]]:
+        """Packets and bytes dropped, by the key of the set of drops. Raises KernelError."""
+        return await asyncio.to_thread(self._nft.tallies, names.TABLE, names.DROPS)
+
+    async def watch(self, interfaces: Sequence[str], milliseconds: int) -> None:
+        """Report drops at these interfaces for that long, and at no other. Raises KernelError."""
+        await self._off_loop(lambda: self._writer.watch(interfaces, milliseconds))
 
     @property
     def revision(self) -> int:

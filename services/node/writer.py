@@ -20,8 +20,10 @@ from services.node.cutter import Change
 from services.node.enforce import names, table
 from services.node.enforce.parts import Owner
 from services.node.enforce.program import Update
-from services.node.enforce.state import Claim, Event, State, applied
+from services.node.enforce.state import Claim, Event, Release, State, applied
 from services.node.errors import KernelError
+from services.node.nft import expressions as x
+from services.node.nft import messages as m
 from services.node.nft.connection import Nftables
 from services.node.nft.messages import Message
 
@@ -52,6 +54,7 @@ class Writer:
         self.known = False
         self.refusal = ""
         self.change: Change | None = None
+        self._untidy = True  # interfaces may have gone whose drops are counted still
         self._generation = 0  # of the ruleset, if nobody else changed any of it since our last transaction
 
     def start(self, claims: Iterable[Claim]) -> None:
@@ -81,6 +84,7 @@ class Writer:
                 continue
             failures.append(None)
             changed |= owners
+            self._untidy = self._untidy or isinstance(event, Release)
             self.synchronised = self.synchronised or (isinstance(event, Update) and event.snapshot)
         if self.synchronised:
             self._write(changed)
@@ -89,6 +93,8 @@ class Writer:
     def audit(self) -> None:
         """See whether somebody else changed the table, if anybody changed anything; then it is not `known` any more."""
         try:
+            if self._untidy:
+                self._tidy()
             generation = self._nft.generation()
             if generation == self._generation:
                 return
@@ -101,6 +107,32 @@ class Writer:
             self.known = False
         else:
             self._generation = generation
+
+    def watch(self, interfaces: Sequence[str], milliseconds: int) -> None:
+        """Report drops at these interfaces for that long, and at no other; 0 interfaces: at none.
+
+        Raises:
+            KernelError: there is no table.
+        """
+        there = self._nft.elements(names.TABLE, names.WATCHED)
+        wanted = [name.encode().ljust(x.INTERFACE.length, b"\0") for name in interfaces]
+        messages = [
+            # One that is there keeps its time, and one that has run out since can not be deleted: so first add all.
+            *m.add_expiring(names.TABLE, names.WATCHED, {*wanted, *there}, milliseconds),
+            *m.delete_elements(names.TABLE, names.WATCHED, {*wanted, *there}),
+            *m.add_expiring(names.TABLE, names.WATCHED, wanted, milliseconds)]
+        self._nft.commit(messages)
+        self._generation += bool(messages)
+
+    def _tidy(self) -> None:
+        """Forget what was dropped at interfaces that are nobody's any more."""
+        wired = set(self.desired.claims.values())
+        stale = [key for key in self._nft.tallies(names.TABLE, names.DROPS)
+                 if _interface(key) not in wired]
+        messages = list(m.delete_elements(names.TABLE, names.DROPS, stale))
+        self._nft.commit(messages)
+        self._generation += bool(messages)
+        self._untidy = False
 
     def _write(self, changed: Iterable[Owner]) -> None:
         # Where the table was not as we knew it, anything may have been allowed.
@@ -158,3 +190,8 @@ class Writer:
             metrics.COMMITS.labels(kind, "ok").inc()
             metrics.COMMIT_SECONDS.labels(kind).observe(seconds)
             log.debug("committed kind=%s messages=%d ms=%.2f", kind, sum(map(len, transactions)), seconds * 1000)
+
+
+def _interface(key: bytes) -> str:
+    """Of a key of the set of drops."""
+    return key[:x.INTERFACE.length].rstrip(b"\0").decode(errors="replace")

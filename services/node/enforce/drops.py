@@ -15,8 +15,8 @@ from services.node.nft import expressions as x
 from services.node.nft.expressions import KeyType
 from services.node.nft.messages import EXPIRING, GROWING
 
-__all__ = ["DROPS_KEY", "LOG_BURST", "LOG_RATE", "LOOSE_SETS", "Loose", "REPORT_GROUP", "drop_rules", "log_prefix",
-           "reason_rules"]
+__all__ = ["DROPS_KEY", "INTERFACE_BYTES", "LOG_BURST", "LOG_RATE", "LOOSE_SETS", "REPORT_GROUP", "Loose", "drop_rules",
+           "log_prefix", "reason_rules"]
 
 REPORT_GROUP = 0x6d75
 """Group of nfnetlink_log that drops of watched interfaces are sent to; nobody listens but the daemon, when asked."""
@@ -32,6 +32,9 @@ LOG_RATE, LOG_BURST = 10, 50
 
 DROPS_KEY = x.joined(x.INTERFACE, x.MARK, x.MARK)
 """Interface of the endpoint, and the eight bytes that stand for the cause."""
+
+INTERFACE_BYTES = x.INTERFACE.length
+"""How many of such a key are the interface."""
 
 
 @dataclass(frozen=True, slots=True)

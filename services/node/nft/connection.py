@@ -50,7 +50,8 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_POLICY = 1, 3, 5
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_USERDATA, _GENERATION_ID = 1, 2, 3, 7, 1
 _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _ANONYMOUS = 1, 2, 3, 4, 5, 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
-_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA = 1, 2, 6
+_ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA, _ELEMENT_EXPRESSION = 1, 2, 6, 7
+_EXPRESSION_DATA, _COUNTER_BYTES, _COUNTER_PACKETS = 2, 1, 2
 _DATA_VALUE, _DATA_VERDICT, _VERDICT_CHAIN = 1, 2, 2
 _GENERIC = struct.Struct(">BBH")
 
@@ -195,6 +196,16 @@ class Nftables(Socket):
                     keys.update(_element(parse(element)) for _, element in pairs(data))
         return keys
 
+    def tallies(self, table: str, name: str) -> dict[bytes, tuple[int, int]]:
+        """Packets and bytes counted at each key of a set. Raises KernelError: ENOENT if there is none."""
+        counted: dict[bytes, tuple[int, int]] = {}
+        request = text(_LIST_TABLE, table) + text(_LIST_SET, name)
+        for reply in self._dump(GETSETELEM, request, f"list elements of {name}"):
+            for kind, data in pairs(reply.body[4:]):
+                if kind == _LIST_ELEMENTS:
+                    counted.update(_tally(parse(element)) for _, element in pairs(data))
+        return counted
+
     def _dump(self, kind: int, body: bytes, what: str, family: int = _INET) -> list[Reply]:
         return self.dump(Request(_SUBSYSTEM | kind, 0, _GENERIC.pack(family, 0, 0) + body, what))
 
@@ -206,6 +217,14 @@ def _element(found: dict[int, memoryview]) -> tuple[bytes, Target | None]:
     verdict = parse(parse(found[_ELEMENT_DATA])[_DATA_VERDICT])
     chain = as_text(verdict[_VERDICT_CHAIN]) if _VERDICT_CHAIN in verdict else ""
     return key, Target(chain, comment(found[_ELEMENT_USERDATA]) if _ELEMENT_USERDATA in found else "")
+
+
+def _tally(found: dict[int, memoryview]) -> tuple[bytes, tuple[int, int]]:
+    key = bytes(parse(found[_ELEMENT_KEY])[_DATA_VALUE])
+    if _ELEMENT_EXPRESSION not in found:
+        return key, (0, 0)
+    counter = parse(parse(found[_ELEMENT_EXPRESSION])[_EXPRESSION_DATA])
+    return key, (int.from_bytes(counter[_COUNTER_PACKETS], "big"), int.from_bytes(counter[_COUNTER_BYTES], "big"))
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes, resource: int = 0, family: int = _INET) -> bytes:

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from muslin.api.cni.v1 import cni_pb2 as _cni_pb2
+from muslin.api.policy.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,214 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class Cause(_message.Message):
+    """Cause is what decided that a packet is dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    direction: _policy_pb2.Direction.ValueType
+    """As seen from the endpoint."""
+    policy: _builtins.str
+    """Id of the policy or profile whose rule denies; empty where none decided."""
+    reason: _builtins.str
+    """In words."""
+    @_builtins.property
+    def asked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the policies or profiles that were asked, where none of them decided."""
+
+    def __init__(
+        self,
+        *,
+        direction: _policy_pb2.Direction.ValueType = ...,
+        policy: _builtins.str = ...,
+        asked: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "direction", b"direction", "policy", b"policy", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cause: _TypeAlias = Cause  # noqa: Y015
+
+@_typing.final
+class Drops(_message.Message):
+    """Drops counts packets of one endpoint that were dropped for one cause. It
+    begins at 0 when the first is dropped, and when the kernel's table is made
+    anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    INTERFACE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    PACKETS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """`namespace/name` of the pod; empty where no program knows the interface."""
+    interface: _builtins.str
+    """Host end of its veth."""
+    packets: _builtins.int
+    """Packets dropped. Only the first packets of connections are judged."""
+    bytes: _builtins.int
+    """Their bytes."""
+    @_builtins.property
+    def cause(self) -> Global___Cause:
+        """What decided."""
+
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        interface: _builtins.str = ...,
+        cause: Global___Cause | None = ...,
+        packets: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cause", b"cause", "interface", b"interface", "packets", b"packets", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drops: _TypeAlias = Drops  # noqa: Y015
+
+@_typing.final
+class GetCountersRequest(_message.Message):
+    """GetCountersRequest narrows the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """`namespace/name` of a pod; empty for all."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCountersRequest: _TypeAlias = GetCountersRequest  # noqa: Y015
+
+@_typing.final
+class GetCountersResponse(_message.Message):
+    """GetCountersResponse holds the counters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def drops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Drops]:
+        """Sorted by workload, interface and cause; only what has dropped."""
+
+    def __init__(
+        self,
+        *,
+        drops: _abc.Iterable[Global___Drops] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drops", b"drops"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCountersResponse: _TypeAlias = GetCountersResponse  # noqa: Y015
+
+@_typing.final
+class TraceRequest(_message.Message):
+    """TraceRequest names the pod."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """`namespace/name`."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceRequest: _TypeAlias = TraceRequest  # noqa: Y015
+
+@_typing.final
+class TraceResponse(_message.Message):
+    """TraceResponse is one packet that was dropped. The first message of a stream
+    is empty and says that drops are reported from here on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIX_NANOS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SOURCE_PORT_FIELD_NUMBER: _builtins.int
+    DESTINATION_PORT_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    unix_nanos: _builtins.int
+    """Nanoseconds since 1970 when it was heard of."""
+    rule: _builtins.str
+    """Path of the rule that denied, in its object; empty where none did."""
+    source: _builtins.str
+    """Sender's address."""
+    destination: _builtins.str
+    """Receiver's address, as translated."""
+    protocol: _builtins.int
+    """IP protocol number."""
+    source_port: _builtins.int
+    """Ports, of protocols that have them."""
+    destination_port: _builtins.int
+    """As source_port."""
+    missed: _builtins.int
+    """Packets before this one that were not told, because the caller was slow.
+    What the kernel leaves out at more than 50 a second is not among them; the
+    counters have all.
+    """
+    @_builtins.property
+    def cause(self) -> Global___Cause:
+        """What decided."""
+
+    def __init__(
+        self,
+        *,
+        unix_nanos: _builtins.int = ...,
+        cause: Global___Cause | None = ...,
+        rule: _builtins.str = ...,
+        source: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        protocol: _builtins.int = ...,
+        source_port: _builtins.int = ...,
+        destination_port: _builtins.int = ...,
+        missed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "destination", b"destination", "destination_port", b"destination_port", "missed", b"missed", "protocol", b"protocol", "rule", b"rule", "source", b"source", "source_port", b"source_port", "unix_nanos", b"unix_nanos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceResponse: _TypeAlias = TraceResponse  # noqa: Y015
 
 @_typing.final
 class Part(_message.Message):

@@ -293,6 +293,16 @@ class NodeStub:
                 request_serializer=muslin_dot_node_dot_v1_dot_node__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetCounters = channel.unary_unary(
+                '/muslin.node.v1.Node/GetCounters',
+                request_serializer=muslin_dot_node_dot_v1_dot_node__pb2.GetCountersRequest.SerializeToString,
+                response_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.GetCountersResponse.FromString,
+                _registered_method=True)
+        self.Trace = channel.unary_stream(
+                '/muslin.node.v1.Node/Trace',
+                request_serializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceRequest.SerializeToString,
+                response_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServicer:
@@ -306,6 +316,21 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCounters(self, request, context):
+        """GetCounters says what was dropped, by endpoint and by what decided.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trace(self, request, context):
+        """Trace streams what is dropped of one pod from now on, as it happens, until
+        the caller goes. NOT_FOUND if the pod is not on this node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -313,6 +338,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.GetStatusRequest.FromString,
                     response_serializer=muslin_dot_node_dot_v1_dot_node__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetCounters': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCounters,
+                    request_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.GetCountersRequest.FromString,
+                    response_serializer=muslin_dot_node_dot_v1_dot_node__pb2.GetCountersResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_stream_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceRequest.FromString,
+                    response_serializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -343,6 +378,60 @@ class Node:
             '/muslin.node.v1.Node/GetStatus',
             muslin_dot_node_dot_v1_dot_node__pb2.GetStatusRequest.SerializeToString,
             muslin_dot_node_dot_v1_dot_node__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCounters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.node.v1.Node/GetCounters',
+            muslin_dot_node_dot_v1_dot_node__pb2.GetCountersRequest.SerializeToString,
+            muslin_dot_node_dot_v1_dot_node__pb2.GetCountersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/muslin.node.v1.Node/Trace',
+            muslin_dot_node_dot_v1_dot_node__pb2.TraceRequest.SerializeToString,
+            muslin_dot_node_dot_v1_dot_node__pb2.TraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

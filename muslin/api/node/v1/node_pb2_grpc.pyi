@@ -115,6 +115,12 @@ class NodeStub:
     def __new__(cls, channel: _aio.Channel) -> NodeAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetStatusRequest, _node_pb2.GetStatusResponse]
     """GetStatus says what the node runs and enforces."""
+    GetCounters: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetCountersRequest, _node_pb2.GetCountersResponse]
+    """GetCounters says what was dropped, by endpoint and by what decided."""
+    Trace: _grpc.UnaryStreamMultiCallable[_node_pb2.TraceRequest, _node_pb2.TraceResponse]
+    """Trace streams what is dropped of one pod from now on, as it happens, until
+    the caller goes. NOT_FOUND if the pod is not on this node.
+    """
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
@@ -123,6 +129,12 @@ class NodeAsyncStub(NodeStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_node_pb2.GetStatusRequest, _node_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus says what the node runs and enforces."""
+    GetCounters: _aio.UnaryUnaryMultiCallable[_node_pb2.GetCountersRequest, _node_pb2.GetCountersResponse]  # type: ignore[assignment]
+    """GetCounters says what was dropped, by endpoint and by what decided."""
+    Trace: _aio.UnaryStreamMultiCallable[_node_pb2.TraceRequest, _node_pb2.TraceResponse]  # type: ignore[assignment]
+    """Trace streams what is dropped of one pod from now on, as it happens, until
+    the caller goes. NOT_FOUND if the pod is not on this node.
+    """
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
     """Node is the node daemon's own API."""
@@ -134,5 +146,23 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.GetStatusResponse, _abc.Awaitable[_node_pb2.GetStatusResponse]]:
         """GetStatus says what the node runs and enforces."""
+
+    @_abc_1.abstractmethod
+    def GetCounters(
+        self,
+        request: _node_pb2.GetCountersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.GetCountersResponse, _abc.Awaitable[_node_pb2.GetCountersResponse]]:
+        """GetCounters says what was dropped, by endpoint and by what decided."""
+
+    @_abc_1.abstractmethod
+    def Trace(
+        self,
+        request: _node_pb2.TraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.TraceResponse], _abc.AsyncIterator[_node_pb2.TraceResponse]]:
+        """Trace streams what is dropped of one pod from now on, as it happens, until
+        the caller goes. NOT_FOUND if the pod is not on this node.
+        """
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
