@@ -11,13 +11,14 @@ from muslin.cli.console import Console, fancy
 from muslin.cli.ipam.output import structured
 from muslin.cli.ipam.table import Look
 from muslin.cli.play.matrix import Style
-from muslin.cli.policy import cases, explaining, live, matrix, svg, testing
+from muslin.cli.policy import cases, checks, explaining, live, matrix, svg, testing
+from muslin.cli.policy import lint as linting
 from muslin.cli.policy.engine import Judge
 from muslin.cli.policy.space import Space
 from muslin.cli.policy.world import DEFAULT_POOL, World, of_manifest
 from muslin.kube.manifest import load
 
-__all__ = ["Where", "explain", "show_matrix", "test"]
+__all__ = ["Where", "explain", "lint", "show_matrix", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +70,18 @@ async def test(file: str, form: str) -> bool:
     Console().result(testing.shown(outcomes, suite, Look.of_stdout()) if form == "table"
                      else structured(testing.plain(outcomes, suite), form))
     return testing.passed(outcomes)
+
+
+async def lint(where: Where, form: str) -> bool:
+    """Whether nothing but information was found."""
+    if where.files:
+        world = of_manifest(load(where.files), strict=False)
+    else:
+        async with live.running(where.run) as (_, world):
+            pass
+    read, found = linting.read(world)
+    more, notes = checks.check(read)
+    found += more
+    Console().result(linting.shown(found, notes, Look.of_stdout()) if form == "table"
+                     else structured(linting.plain(found, notes), form))
+    return all(finding.severity is linting.Severity.INFO for finding in found)

@@ -12,17 +12,18 @@ from collections.abc import Sequence
 import msgspec
 
 from muslin.api.policy.v1 import policy_pb2
-from muslin.cli.policy.world import Declared, World
+from muslin.cli.policy.world import Declared, Endpoint, World
 from muslin.errors import InvalidArgument
+from muslin.selectors import Selector
 from services.policy import flows, wire
 from services.policy.engine import Engine
 from services.policy.events import EndpointPut, Event, ResourcePut
 from services.policy.explain import View
-from services.policy.model import Policy
+from services.policy.model import Direction, Policy
 from services.policy.records import Object
 from services.policy.translate import Condition, Translation
 
-__all__ = ["Judge", "Refused", "translated"]
+__all__ = ["Endpoint", "Judge", "Refused", "selected", "translated"]
 
 
 class Refused(InvalidArgument):
@@ -67,3 +68,23 @@ class Judge:
         """The same at once."""
         return [wire.explanation(flows.answer(flow, self._view, f"flow {number}"))
                 for number, flow in enumerate(asked, 1)]
+
+
+def selected(world: World, selectors: Sequence[Selector]) -> list[set[str]]:
+    """The containers of the endpoints that each selector selects, by all labels that endpoints have in the engine.
+
+    Each is asked as a policy of its own: what an endpoint inherits of its namespace only the engine knows.
+    """
+    probes = [Policy(name=str(number), selector=selector, directions=frozenset({Direction.INGRESS}))
+              for number, selector in enumerate(selectors)]
+    engine = Engine()
+    resources = [resource for item in world.objects
+                 if not isinstance(resource := translated(item).resource, Policy)]
+    events: list[Event] = [EndpointPut(wire.endpoint(record)) for record in world.endpoints]
+    engine.handle([*events, *map(ResourcePut, resources), *map(ResourcePut, probes)])
+    found: dict[str, set[str]] = {probe.id: set() for probe in probes}
+    for program in engine.programs.values():
+        for endpoint in program.endpoints.values():
+            for key in (key for tier in endpoint.ingress for key in tier.policies):
+                found[key].add(endpoint.attachment.container_id)
+    return [found[probe.id] for probe in probes]

@@ -159,7 +159,7 @@ def _colour(word: str) -> str:
 
 def _written(step: policy_pb2.Step, world: World) -> str:
     """File and line that decided, as far as they are known."""
-    owner = world.owner(step.policy, step.origin)
+    owner = world.owner(step.policy, step.tier)
     if owner and owner.origin and (line := owner.line_of(step.rule)):
         return f"{owner.origin.file}:{line}"
     return step.origin
@@ -177,7 +177,7 @@ def plain(found: Iterable[Answer], world: World) -> list[dict[str, object]]:
 
 
 def _step(step: policy_pb2.Step, world: World) -> dict[str, object]:
-    owner = world.owner(step.policy, step.origin)
+    owner = world.owner(step.policy, step.tier)
     return {"endpoint": step.endpoint, "direction": _DIRECTIONS.get(step.direction, ""), "tier": step.tier,
             "policy": step.policy, "rule": step.rule, "verdict": verdict(step.verdict), "reason": step.reason,
             "object": owner.label if owner else None, "origin": step.origin,

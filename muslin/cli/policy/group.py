@@ -145,6 +145,35 @@ def test(file: str, form: str) -> NoReturn:
     sys.exit(0 if interrupt.run(commands.test(file, form)) else UNEXPECTED)
 
 
+@policy.command()
+@click.argument("files", nargs=-1, metavar="[FILE...]", type=click.Path(allow_dash=True))
+@click.option("--live", is_flag=True, help="Look at what runs instead of files.")
+@form
+@_run_dir
+def lint(files: tuple[str, ...], live: bool, form: str, run_dir: Path) -> NoReturn:
+    """Look for what is likely to be a mistake, in YAML files and directories, or in what runs.
+
+    \b
+      refused          error    the policy service would not take the object
+      not-enforced     warning  a rule, or a part of it, that can not be enforced and is left out
+      shadowed         warning  a rule that never decides, because others decide before all that it matches
+      matches-nothing  warning  a selector that matches no pod, a name of a port that no pod has
+      dns              warning  pods that may not ask for names over UDP (info: only not over TCP), port 53
+      default-deny     info     a namespace without a policy that selects all its pods, for each direction
+
+    Each finding has file, document and line, as far as they are known. If no pod is declared, what can only be said of
+    pods is left out, and a note says so. Exit code 3 if there is an error or a warning.
+
+    With -o: {"findings": [{"severity", "check", "object", "path", "message", "origin", "file", "document", "line"}],
+    "notes": []}.
+    """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
+    from muslin.cli import interrupt
+    from muslin.cli.policy import commands
+    if live == bool(files):
+        raise click.UsageError("name FILEs, or say --live")
+    sys.exit(0 if interrupt.run(commands.lint(commands.Where(run_dir.absolute(), files), form)) else UNEXPECTED)
+
+
 def _port(text: str) -> tuple[str, int]:
     """Protocol and number of PORT[/PROTO]."""
     number, _, protocol = text.partition("/")

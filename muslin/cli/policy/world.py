@@ -19,9 +19,9 @@ from muslin.cli.play.stage import needed_objects
 from muslin.errors import Exhausted, InvalidArgument
 from muslin.kube.convert import pod_message, policy_object
 from muslin.kube.manifest import Manifest
-from muslin.kube.objects import NAME_LABEL, Origin, Pod
+from muslin.kube.objects import Origin, Pod
 
-__all__ = ["DEFAULT_POOL", "NAMESPACE_LABEL", "Declared", "World", "of_manifest"]
+__all__ = ["DEFAULT_POOL", "NAMESPACE_LABEL", "Declared", "Endpoint", "World", "of_manifest"]
 
 DEFAULT_POOL = "192.168.0.0/16"
 """Range that pods of manifests get addresses from: that of Muslin's pool if nothing else is said."""
@@ -56,6 +56,13 @@ class Declared:
         found: dict[str, Any] = json.loads(self.message.manifest)
         return found
 
+    def with_manifest(self, manifest: Mapping[str, Any]) -> Declared:
+        """The same object, saying something else."""
+        message = policy_pb2.Object()
+        message.CopyFrom(self.message)
+        message.manifest = json.dumps(manifest).encode()
+        return Declared(message, self.origin)
+
     def line_of(self, path: str) -> int:
         """Line of a field; 0 if it is not known."""
         return self.origin.line_of(path) if self.origin else 0
@@ -75,32 +82,39 @@ class World:
     ports: Mapping[str, tuple[PlayedPort, ...]] = field(default_factory=dict)
     """By pod (`namespace/name`): the ports that it is known to serve."""
 
-    def owner(self, policy: str, origin: str = "") -> Declared | None:
-        """The object that a policy or profile was translated from, by its name or, if that says nothing, its origin."""
-        key = _object_of(policy)
-        by_name = [item for item in self.objects if item.key == key]
-        by_origin = [item for item in self.objects if origin and item.message.origin == origin]
-        return by_name[0] if by_name else by_origin[0] if len(by_origin) == 1 else None
+    def owner(self, policy: str, tier: str) -> Declared | None:
+        """The object that a policy was translated from, or without a tier a profile."""
+        key = _object_of(policy, tier)
+        return next((item for item in self.objects if item.key == key), None)
 
 
-def _object_of(policy: str) -> tuple[str, str, str]:
-    """Kind, namespace and name that the name of a translated policy or profile stands for."""
-    if policy.startswith("knp.default."):
+def _object_of(policy: str, tier: str) -> tuple[str, str, str]:
+    """Kind, namespace and name that the name of a policy or profile stands for; services/policy gives these names."""
+    if tier and policy.startswith("knp.default."):
         namespace, _, name = policy.removeprefix("knp.default.").partition(".")
         return "NetworkPolicy", namespace, name
-    return ("Namespace", "", policy.removeprefix("k8s_ns.")) if policy.startswith("k8s_ns.") else ("", "", "")
+    if tier:
+        namespace, _, name = policy.rpartition("/")
+        return "NetworkPolicy.projectcalico.org" if namespace else "GlobalNetworkPolicy", namespace, name
+    if policy.startswith("serviceaccount/"):
+        _, namespace, name = policy.split("/", 2)
+        return "ServiceAccount", namespace, name
+    if policy.startswith("k8s_ns."):
+        return "Namespace", "", policy.removeprefix("k8s_ns.")
+    return "Profile", "", policy
 
 
-def of_manifest(manifest: Manifest, pools: Sequence[str] = (DEFAULT_POOL,)) -> World:
+def of_manifest(manifest: Manifest, pools: Sequence[str] = (DEFAULT_POOL,), *, strict: bool = True) -> World:
     """A world of manifests. Pods whose `status` tells addresses have those; the others get the next of each pool.
 
-    Pods on the host's network are no endpoints.
+    Pods on the host's network are no endpoints. Unless `strict`, namespaces may be declared elsewhere.
 
     Raises:
         InvalidArgument: a pool or an address is none, or a namespace is not declared.
         Exhausted: a pool has fewer addresses than there are pods.
     """
-    manifest.require_namespaces(())
+    if strict:
+        manifest.require_namespaces(())
     origins = {(item.kind, item.namespace, item.name): item.origin for item in manifest.objects}
     objects = tuple(Declared(policy_object(item), origins.get((item.kind, item.namespace, item.name), item.origin))
                     for item in needed_objects(manifest, ()))
@@ -155,12 +169,3 @@ def _free(pool: str, taken: set[str]) -> Iterator[str]:
             yield str(address)
     raise Exhausted(f"pool {pool} has no address for every pod; name a larger one")
 
-
-def namespace_labels(world: World) -> dict[str, dict[str, str]]:
-    """Labels of the declared namespaces, by name."""
-    found = {}
-    for item in world.objects:
-        if item.key[0] == "Namespace":
-            labels = item.manifest.get("metadata", {}).get("labels") or {}
-            found[item.key[2]] = {**labels, NAME_LABEL: item.key[2]}
-    return found
