@@ -194,7 +194,7 @@ class Maker:
             length += 96
         block: dict[str, Any] = {"cidr": f"{self._one((*addresses, *_outside(addresses[0])))}/{length}"}
         if length < bits and self._chance(0.5):
-            block["except"] = [self._hole(block["cidr"], addresses) for _ in range(self._one((0, 1, 1, 2)))]
+            block["except"] = [self._hole(block["cidr"], addresses) for _ in range(self._one((0, 1, 2, 3)))]
         return block
 
     def _hole(self, cidr: str, addresses: tuple[str, ...]) -> str:

@@ -93,6 +93,14 @@ CLAUSES: dict[str, tuple[list[Rule], Callable[[Question], bool]]] = {
     "a block with an exception": (
         into_a({"from": [{"ipBlock": {"cidr": "192.168.7.5/29", "except": ["192.168.7.4/32"]}}]}),
         only(lambda q: q.source in ("x/a", "x/b", "x/c", "y/b", "y/c", "z/a"))),
+    "a block with exceptions apart from each other": (
+        into_a({"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["192.168.7.2/32", "192.168.7.8/31",
+                                                                      "203.0.113.0/24"]}}]}),
+        only(lambda q: q.source not in ("x/b", "z/b", "z/c", OUTSIDE[0]))),
+    "two blocks, one with an exception that the other allows": (
+        into_a({"from": [{"ipBlock": {"cidr": "192.168.7.0/28", "except": ["192.168.7.4/30"]}},
+                         {"ipBlock": {"cidr": "192.168.7.5/32"}}]}),
+        only(lambda q: q.source in ("x/b", "x/c", "y/b", "z/b", "z/c"))),
     "a block outside": (into_a({"from": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}),
                         only(lambda q: q.source == OUTSIDE[0])),
     "everything outside the pods": (
@@ -117,6 +125,10 @@ CLAUSES: dict[str, tuple[list[Rule], Callable[[Question], bool]]] = {
     "egress to a block": (
         x({"policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "198.51.100.7/32"}}]}]}),
         lambda q: q.s != "x" or q.destination == OUTSIDE[1]),
+    "egress to a block with exceptions": (
+        x({"policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {
+            "cidr": "192.168.7.0/24", "except": ["192.168.7.4/32", "192.168.7.7/32"]}}]}]}),
+        lambda q: q.s != "x" or q.destination not in ("y/a", "z/a", *OUTSIDE)),
     "policies add up": (x({"podSelector": A, "ingress": [{"from": [{"namespaceSelector": SPACE_Y}]}]},
                           {"podSelector": A, "ingress": [{"ports": [{"port": 81}]}]}, {"podSelector": A}),
                         only(lambda q: q.s == "y" or q.to == "TCP/81")),
