@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from services.node.enforce.judge import Flow as Connection
+from services.node.enforce.judge import Judge
 from services.node.enforce.program import from_message
 from services.policy import wire
 from services.policy.engine import Engine
 from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone
-from services.policy.model import Attachment
+from services.policy.model import PROTOCOLS, Attachment
 from tests.integration.node import world
 from tests.policy_judges.clusters import OUTSIDE, OUTSIDE_6, PORTS, compiled_pod
 from tests.policy_judges.packets import Probe, Prober
@@ -70,12 +72,18 @@ class Kernel:
                        interface=wired.interface, addresses=(wired.address, wired.address6))
 
     def differences(self, verdicts: Mapping[Flow, bool], address: Callable[[str], str]) -> list[str]:
-        """Send all flows, and say where the kernel differs from the verdicts; `address` gives that of a side."""
+        """Send all flows, and say where the kernel differs from the verdicts; `address` gives that of a side.
+
+        What the node says to connections that are there already, by computing, is held against the verdicts, too.
+        """
         probes = {Probe(address(f.source), address(f.destination), f.protocol, f.port): f for f in verdicts}
         expected = {probe for probe, flow in probes.items() if verdicts[flow]}
         command(self._host.host, "conntrack", "-F")  # flows of clusters before count no more
         found = self.prober.arrived(probes, expected)
-        return ([f"{probes[probe]}: should pass, and does not" for probe in sorted(expected - found)]
+        judge = Judge(self._host.state, frozenset())
+        return ([f"{flow}: connections are judged otherwise" for probe, flow in probes.items()
+                 if judge.allows(_connection(probe)) != verdicts[flow]]
+                + [f"{probes[probe]}: should pass, and does not" for probe in sorted(expected - found)]
                 + [f"{probes[probe]}: should not pass, and does" for probe in sorted(found - expected)])
 
     def listing(self) -> str:
@@ -103,6 +111,11 @@ def kernel(pods: int, network: ipaddress.IPv4Address = world.NETWORK) -> Iterato
         command(host.host, "sysctl", "-q", "net.ipv6.conf.all.forwarding=1")
         fence = (host.pods["f1"].address, host.pods["f2"].address)
         yield Kernel(host, Prober(stack, places, PORTS, fence))
+
+
+def _connection(probe: Probe) -> Connection:
+    source, destination = (ipaddress.ip_address(each).packed for each in (probe.source, probe.destination))
+    return Connection(source, destination, PROTOCOLS[probe.protocol], probe.port)
 
 
 MACS = ("02:00:00:01:00:01", "02:00:00:01:00:02")
