@@ -7,18 +7,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from muslin.cli.client import services
 from muslin.cli.console import Console, fancy
-from muslin.cli.ipam.output import structured
+from muslin.cli.ipam.output import plain, structured
 from muslin.cli.ipam.table import Look
 from muslin.cli.play.matrix import Style
 from muslin.cli.policy import cases, checks, explaining, live, matrix, svg, testing
 from muslin.cli.policy import lint as linting
+from muslin.cli.policy import status as standing
 from muslin.cli.policy.engine import Judge
 from muslin.cli.policy.space import Space
 from muslin.cli.policy.world import DEFAULT_POOL, World, of_manifest
 from muslin.kube.manifest import load
 
-__all__ = ["Where", "explain", "lint", "show_matrix", "test"]
+__all__ = ["Where", "explain", "lint", "show_matrix", "show_status", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,10 @@ async def lint(where: Where, form: str) -> bool:
     Console().result(linting.shown(found, notes, Look.of_stdout()) if form == "table"
                      else structured(linting.plain(found, notes), form))
     return all(finding.severity is linting.Severity.INFO for finding in found)
+
+
+async def show_status(run: Path, form: str) -> None:
+    """What is in force where."""
+    async with services(run) as up:
+        found = await up.policy_status()
+    Console().result(standing.shown(found, Look.of_stdout()) if form == "table" else structured(plain(found), form))

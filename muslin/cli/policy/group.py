@@ -174,6 +174,21 @@ def lint(files: tuple[str, ...], live: bool, form: str, run_dir: Path) -> NoRetu
     sys.exit(0 if interrupt.run(commands.lint(commands.Where(run_dir.absolute(), files), form)) else UNEXPECTED)
 
 
+@policy.command()
+@form
+@_run_dir
+def status(form: str, run_dir: Path) -> None:
+    """Show how far nodes lag behind what is wanted, and what has become of each policy.
+
+    A node tells the replica of the policy service that it is subscribed to; what is shown is what the one here knows.
+
+    With -o: a GetStatusResponse of protos/muslin/policy/v1/policy.proto.
+    """
+    from muslin.cli import interrupt
+    from muslin.cli.policy import commands
+    interrupt.run(commands.show_status(run_dir.absolute(), form))
+
+
 def _port(text: str) -> tuple[str, int]:
     """Protocol and number of PORT[/PROTO]."""
     number, _, protocol = text.partition("/")
