@@ -209,6 +209,43 @@ def explain(source: str, destination: str, port: int, proto: str, run_dir: Path)
     sys.exit(interrupt.run(change.explain(run_dir.absolute(), source, destination, port, proto)))
 
 
+@cli.group()
+def trace() -> None:
+    """Packets that policy drops: as they happen, and as they are counted."""
+
+
+@trace.command("pod")
+@click.argument("workload", metavar="NAMESPACE/POD")
+@click.option("--count", type=click.IntRange(0), default=0, metavar="NUMBER", help="End after so many packets.")
+@_run_dir
+@_output
+@_root
+def trace_pod(workload: str, count: int, run_dir: Path, output: str) -> NoReturn:
+    """Show what is dropped of a pod from now on, with the policy and rule that did it, until Ctrl-C.
+
+    Of each cause at most 50 packets a second are shown. It costs nothing when nobody watches. -o json prints a line of
+    JSON for each packet.
+    """
+    from muslin.cli import interrupt
+    from muslin.cli import trace as tracing
+    try:
+        sys.exit(interrupt.run(tracing.pod(run_dir.absolute(), workload, count=count, output=output)))
+    except interrupt.Interrupted:
+        sys.exit(0)
+
+
+@trace.command("drops")
+@click.argument("workload", metavar="[NAMESPACE/POD]", default="")
+@_run_dir
+@_output
+@_root
+def trace_drops(workload: str, run_dir: Path, output: str) -> NoReturn:
+    """Show how many packets were dropped, by pod and by what decided."""
+    from muslin.cli import interrupt
+    from muslin.cli import trace as tracing
+    sys.exit(interrupt.run(tracing.drops(run_dir.absolute(), workload, output=output)))
+
+
 cli.add_command(ipam)
 cli.add_command(endpoint)
 cli.add_command(policy)

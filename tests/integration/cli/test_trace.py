@@ -1,0 +1,84 @@
+"""`muslin trace` with everything real: what is dropped of a played pod is told with policy and rule, and counted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from muslin import netns
+from tests.support.arena import Arena, until
+
+pytestmark = pytest.mark.root
+
+CLUSTER = """
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec: {containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-80}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress: [{ports: [{port: 80}]}]
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Arena]:
+    arena = Arena(tmp_path / "state")
+    try:
+        (tmp_path / "cluster.yaml").write_text(CLUSTER)
+        arena.up()
+        arena.muslin("play", str(tmp_path / "cluster.yaml"), "--keep")
+        yield arena
+        arena.muslin("down")
+    finally:
+        arena.close()
+
+
+def test_what_is_dropped_of_a_pod_is_shown_and_counted(machine: Arena) -> None:
+    """By the policy's name; nothing is left in the kernel when the watcher is told to stop, or is killed."""
+    places = {}
+    for name in (each.split()[0] for each in machine.run("ip", "netns").splitlines()):
+        links = json.loads(machine.run("ip", "-n", name, "-j", "-4", "address", "show", "dev", "eth0"))
+        places[links[0]["addr_info"][0]["local"]] = machine.namespace(name)
+    listed = machine.muslin("endpoint", "list").splitlines()
+    address = next(each for each in places if any("default/server" in line and each in line.split() for line in listed))
+    client = next(place for each, place in places.items() if each != address)
+
+    def watched() -> bool:
+        return "elements" in machine.run("nft", "list", "set", "inet", "muslin", "watched")
+
+    def knock() -> None:
+        with netns.open_socket(client, socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"?", (address, 81))
+
+    for ending in (signal.SIGINT, signal.SIGKILL):
+        with machine.start("trace", "pod", "default/server", "-o", "json") as watcher:
+            try:
+                until(watched)
+                knock()
+                assert watcher.stdout
+                drop = json.loads(next(line for line in watcher.stdout if line.startswith("{")))
+                assert (drop["destination"], drop["destination_port"], drop["protocol"]) == (address, 81, 17)
+                assert any("only-80" in asked for asked in drop["cause"]["asked"])
+                watcher.send_signal(ending)
+                watcher.wait(20)
+                until(lambda: not watched())
+            finally:
+                watcher.kill()
+    counted = machine.json("trace", "drops", "default/server")
+    assert sum(int(each["packets"]) for each in counted if "only-80" in str(each["cause"])) >= 2
+    assert "default/nobody" in machine.muslin("trace", "pod", "default/nobody", code=1)
