@@ -50,9 +50,9 @@ async def test_the_second_network_shares_interface_and_address(stack: Stack) -> 
                         await plugin.Check(asked, timeout=10)
 
         first = await run("ADD", "blue")
-        wired = command(path, "ip", "-o", "address"), command(stack.node, "ip", "-o", "link")
+        wired = command(path, "ip", "-4", "-o", "address"), command(stack.node, "ip", "-o", "link")
         second = await run("ADD", "red")
-        assert (command(path, "ip", "-o", "address"), command(stack.node, "ip", "-o", "link")) == wired
+        assert (command(path, "ip", "-4", "-o", "address"), command(stack.node, "ip", "-o", "link")) == wired
         assert second["ips"] == first["ips"]
         assert [i["name"] for i in second["interfaces"]] == [i["name"] for i in first["interfaces"]]
         record, = (value for key, value in stack.records().items() if key.startswith(keys.ENDPOINTS))
@@ -62,7 +62,7 @@ async def test_the_second_network_shares_interface_and_address(stack: Stack) -> 
         with pytest.raises((FailedPrecondition, InvalidArgument), match="host interface"):
             await check("red", {**second, "interfaces": second["interfaces"][1:]})
         await run("DEL", "red", prevResult=second)
-        assert (command(path, "ip", "-o", "address"), command(stack.node, "ip", "-o", "link")) == wired
+        assert (command(path, "ip", "-4", "-o", "address"), command(stack.node, "ip", "-o", "link")) == wired
         await check("blue", first)
         await run("DEL", "blue", prevResult=first)
         held = [key for key in stack.records() if key.startswith((keys.ENDPOINTS, keys.ENDPOINT_INTERFACES,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import count
 
 import pytest
 
@@ -132,9 +133,10 @@ async def test_a_clock_an_hour_off(etcd: EtcdServer, hour: int) -> None:
 
 
 async def fill(store: Etcd) -> None:
-    """Write until there is no space."""
-    for number in range(20):
-        await store.put(f"/other/{number}", b"x" * 400_000)
+    """Write until there is no space. etcd counts what it has on disk, which it writes ten times a second."""
+    async with asyncio.timeout(60):
+        for number in count():
+            await store.put(f"/other/{number}", b"x" * 200_000)
 
 
 async def until_alarmed(store: Etcd) -> None:
