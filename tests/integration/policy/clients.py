@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
+
+import grpc
 
 from muslin import rpc
 from muslin.api.cni.v1 import cni_pb2
@@ -38,8 +40,9 @@ def ref(item: policy_pb2.Object) -> policy_pb2.ObjectRef:
 class Client:
     """The policy service's API; errors come as `muslin.errors`."""
 
-    def __init__(self, target: str) -> None:
-        self._channel = rpc.channel(target)
+    def __init__(self, target: str, options: Sequence[tuple[str, int]] = ()) -> None:
+        """`options` are gRPC's, in place of the project's own."""
+        self._channel = grpc.aio.insecure_channel(target, options=options) if options else rpc.channel(target)
         self.policies = policy_pb2_grpc.PoliciesStub(self._channel)
         self.plugin = policy_pb2_grpc.PluginStub(self._channel)
         self.programs = policy_pb2_grpc.ProgramsStub(self._channel)
@@ -61,6 +64,11 @@ class Client:
     async def listed(self) -> policy_pb2.ListResponse:
         with rpc.translated("list"):
             return await self.policies.List(policy_pb2.ListRequest(), timeout=TIMEOUT)
+
+    async def state(self) -> policy_pb2.GetStatusResponse:
+        """How far nodes are, and where policies are enforced."""
+        with rpc.translated("get status"):
+            return await self.policies.GetStatus(policy_pb2.GetStatusRequest(), timeout=TIMEOUT)
 
     async def explain(self, *flows: policy_pb2.Flow) -> list[policy_pb2.Explanation]:
         with rpc.translated("explain"):
@@ -107,16 +115,18 @@ class Client:
 class Node:
     """A node that is subscribed: its program as messages gave it, without the help of the service's own code."""
 
-    def __init__(self, client: Client, name: str) -> None:
-        self.groups: dict[str, set[str]] = {}
-        self.policies: dict[str, policy_pb2.Policy] = {}
-        self.endpoints: dict[str, policy_pb2.Endpoint] = {}
+    def __init__(self, client: Client, name: str, since: Node | None = None) -> None:
+        """`since` is the node as it was when it lost its stream; it goes on from there."""
+        self.groups: dict[str, set[str]] = dict(since.groups) if since else {}
+        self.policies: dict[str, policy_pb2.Policy] = dict(since.policies) if since else {}
+        self.endpoints: dict[str, policy_pb2.Endpoint] = dict(since.endpoints) if since else {}
+        self._resume = since.messages[-1].resume if since else ""
         self.messages: list[policy_pb2.SubscribeResponse] = []
         self._name = name
         self._stream = client.programs.Subscribe(timeout=None, wait_for_ready=True)
 
     async def __aenter__(self) -> Self:
-        await self._stream.write(policy_pb2.SubscribeRequest(node=self._name))
+        await self._stream.write(policy_pb2.SubscribeRequest(node=self._name, resume=self._resume))
         return self
 
     async def __aexit__(self, *_: object) -> None:
