@@ -5,7 +5,7 @@ dependencies, so it lives in a virtual environment of its own: MUSLIN_NCA is tha
 CASES=file` makes it). MUSLIN_CALICO_GOLDEN may name a file of Calico's own conversions: one JSON object a line, with
 `case`, `step` and `policies`.
 
-It takes an ipBlock for addresses outside the cluster only, refuses an empty policyTypes, and has no SCTP.
+It takes an ipBlock for addresses outside the cluster only, and policyTypes neither empty nor with Egress first.
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ def converted(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The policy without an empty list of types, which says as much as none."""
-    spec = {key: value for key, value in manifest["spec"].items() if key != "policyTypes" or value}
-    return {**manifest, "spec": spec}
+    """The policy with its types as the judge takes them: in one order, and none rather than an empty list."""
+    spec = {key: value for key, value in manifest["spec"].items() if key != "policyTypes"}
+    types = sorted(manifest["spec"].get("policyTypes") or [], reverse=True)
+    return {**manifest, "spec": {**spec, "policyTypes": types} if types else spec}
 
 
 def cluster(step: dict[str, Any]) -> list[dict[str, Any]]:
