@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muslin.api.policy.v1 import policy_pb2
@@ -50,11 +50,19 @@ class Answer:
     destinations: tuple[Side, ...]
     spans: tuple[Span, ...]
     explanation: policy_pb2.Explanation
+    family: str = ""
+    """IPv4 or IPv6, if the other was asked about, too, and is decided otherwise."""
 
     @property
     def flows(self) -> str:
         """The flows, in a line."""
-        return f"{ranges(self.sources)} -> {ranges(self.destinations)}  {_ports(self.spans)}"
+        family = f" over {self.family}" if self.family else ""
+        return f"{ranges(self.sources)} -> {ranges(self.destinations)}  {_ports(self.spans)}{family}"
+
+    @property
+    def families(self) -> list[int]:
+        """Versions of IP that it is about."""
+        return sorted({piece.version for piece in (*self.sources, *self.destinations)})
 
     @property
     def verdict(self) -> str:
@@ -74,7 +82,7 @@ async def answers(asked: Asked, space: Space, explain: Explain) -> list[Answer]:
     sources, destinations = space.side("FROM", asked.source), space.side("TO", asked.destination)
     pairs = [(a, b) for a in sources for b in destinations if not (a.version and b.version and a.version != b.version)]
     if not pairs:
-        raise FailedPrecondition(f"{asked.source} and {asked.destination} are of two address families")
+        raise FailedPrecondition(f"{asked.source} and {asked.destination} have no addresses of one family")
     spans = asked.spans(space)
     if len(pairs) * len(spans) > MOST_FLOWS:
         raise Exhausted(f"{len(pairs) * len(spans)} flows would have to be judged, more than {MOST_FLOWS}; "
@@ -82,17 +90,28 @@ async def answers(asked: Asked, space: Space, explain: Explain) -> list[Answer]:
     asked_flows = [policy_pb2.Flow(source=_peer(a), destination=_peer(b), protocol=span.protocol, port=span.first)
                    for a, b in pairs for span in spans]
     found = iter(await explain(asked_flows))
-    return _grouped([[Answer((a,), (b,), (span,), next(found)) for span in spans] for a, b in pairs])
+    grouped = _grouped([[Answer((a,), (b,), (span,), next(found)) for span in spans] for a, b in pairs])
+    if len({version for answer in grouped for version in answer.families}) < 2:
+        return grouped
+    return [replace(answer, family=f"IPv{answer.families[0]}") if len(answer.families) == 1 else answer
+            for answer in grouped]
 
 
 def _grouped(pairs: Iterable[Iterable[Answer]]) -> list[Answer]:
-    """Answers about each pair of pieces merged: over ports, then over sources, then over destinations.
+    """Answers about each pair of pieces merged: over ports, over sources, over destinations, over families.
 
     Pods stay for themselves. Merged is only what is decided alike for every combination of the parts.
     """
     by_ports = [answer for pair in pairs for answer in _merge(pair, lambda answer: ())]
     by_source = _merge(by_ports, lambda answer: (answer.spans, answer.sources[0].pod or None, answer.destinations))
-    return _merge(by_source, lambda answer: (answer.spans, answer.sources, answer.destinations[0].pod or None))
+    by_both = _merge(by_source, lambda answer: (answer.spans, answer.sources, answer.destinations[0].pod or None))
+    return _merge(by_both, _pods)
+
+
+def _pods(answer: Answer) -> object:
+    """What is to be told apart at last: two pods by name, all else by address."""
+    sides = answer.sources[0].pod, answer.destinations[0].pod
+    return (answer.spans, *(sides if all(sides) else (answer.sources, answer.destinations)))
 
 
 def _merge(found: Iterable[Answer], same: Callable[[Answer], object]) -> list[Answer]:
@@ -118,7 +137,7 @@ def _decision(explanation: policy_pb2.Explanation) -> object:
 
 
 def _peer(piece: Side) -> policy_pb2.Peer:
-    return policy_pb2.Peer(pod=piece.pod) if piece.pod and not piece.version else policy_pb2.Peer(address=piece.address)
+    return policy_pb2.Peer(address=piece.address) if piece.version else policy_pb2.Peer(pod=piece.pod)
 
 
 def verdict(number: int) -> str:
@@ -149,8 +168,8 @@ def _shown(answer: Answer, world: World, look: Look, *, reasons: bool) -> str:
 def _single(answer: Answer) -> bool:
     """Whether an answer is of one flow, so that the sentences are about it and not about an example."""
     sides = (*answer.sources, *answer.destinations)
-    return (len(sides) == 2 and all(piece.first == piece.last for piece in sides) and len(answer.spans) == 1
-            and answer.spans[0].first == answer.spans[0].last)
+    return (len(sides) == 2 * len(answer.families) and all(piece.first == piece.last for piece in sides)
+            and len(answer.spans) == 1 and answer.spans[0].first == answer.spans[0].last)
 
 
 def _colour(word: str) -> str:
@@ -168,7 +187,7 @@ def _written(step: policy_pb2.Step, world: World) -> str:
 def plain(found: Iterable[Answer], world: World) -> list[dict[str, object]]:
     """The same for programs. Lines are null where the file is not there, or not as it was applied."""
     return [{
-        "from": ranges(answer.sources).split(), "to": ranges(answer.destinations).split(),
+        "from": ranges(answer.sources).split(), "to": ranges(answer.destinations).split(), "families": answer.families,
         "ports": [{"protocol": span.protocol, "first": span.first, "last": span.last}
                   for span in _merged(answer.spans)],
         "verdict": answer.verdict,

@@ -70,9 +70,9 @@ def explain(source: str, destination: str, port: int | None, proto: str | None, 
     FROM and TO are NAMESPACE/POD, an address or a CIDR. For a CIDR, or without --port, all that is decided alike is
     shown together. Lines are shown where the file is still as it was applied.
 
-    With -o: {"flows": [{"from": [], "to": [], "ports": [{"protocol", "first", "last"}], "verdict": "allow", "deny" or
-    "undecided", "steps": [{"endpoint", "direction", "tier", "policy", "rule", "verdict", "reason", "object", "origin",
-    "file", "line"}]}]}.
+    With -o: {"flows": [{"from": [], "to": [], "families": [4, 6], "ports": [{"protocol", "first", "last"}],
+    "verdict": "allow", "deny" or "undecided", "steps": [{"endpoint", "direction", "tier", "policy", "rule", "verdict",
+    "reason", "object", "origin", "file", "line"}]}]}.
     """
     from muslin.cli import interrupt
     from muslin.cli.policy import commands

@@ -28,9 +28,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a flow: a pod, or addresses from first to last, of which any may be asked about.
+    """One side of a flow: addresses from first to last, of which any may be asked about; an address of a pod is alone.
 
-    An address that a pod has is both.
+    `version` is 0 of a pod without an address, about which nothing can be said.
     """
 
     pod: str = ""
@@ -86,7 +86,8 @@ class Space:
                 raise InvalidArgument(f"{argument} {text!r} is neither NAMESPACE/POD nor an IP address nor a CIDR")
             if text not in self._pods:
                 raise NotFound(f"{argument}: there is no pod {text!r}; see: muslin endpoint list")
-            return [Side(text)]
+            return [Side(text, int(address), int(address), address.version)
+                    for address, owner in self._owners.items() if owner == text] or [Side(text)]
         first, last = int(network.network_address), int(network.broadcast_address)
         mine = {int(address): owner for address, owner in self._owners.items()
                 if address.version == network.version and first <= int(address) <= last}

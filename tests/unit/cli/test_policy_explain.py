@@ -73,7 +73,7 @@ def test_an_address_of_a_pod_is_the_pod_in_either_family(tmp_path: Path) -> None
 @pytest.mark.parametrize(("arguments", "problem"), [
     (["shop/none", "shop/db"], "FROM: there is no pod 'shop/none'"),
     (["shop/web", "x"], "TO 'x' is neither NAMESPACE/POD nor an IP address nor a CIDR"),
-    (["10.0.0.1", "fd00::7"], "of two address families"),
+    (["10.0.0.1", "fd00::7"], "no addresses of one family"),
     (["shop/web", "shop/db", "--pool", "10.0.0.0/99"], "pool: "),
     (["shop/web", "shop/db", "--pool", "10.0.0.0/32"], "no address for every pod"),
 ])
@@ -102,6 +102,54 @@ def test_pods_of_manifests_have_the_addresses_of_their_status_or_the_next_of_the
         world(SHOP, "10.1.0.7/32")
     with pytest.raises(InvalidArgument, match=r"line \d+: status.podIPs"):
         world(SHOP.replace("10.1.0.7", "10.1.0"))
+
+
+def test_two_families_are_told_apart_where_they_are_decided_otherwise(tmp_path: Path) -> None:
+    """Of pods with both, each is asked about; a block is of one."""
+    text = SHOP.replace("10.0.0.0/8, except: [10.9.0.0/16]", "192.168.0.0/16")
+    asked = ["explain", "shop/web", "shop/db", "--port", "5440", "-f", write(tmp_path, text),
+             "--pool", "192.168.0.0/24", "--pool", "fd00:1::/64"]
+    assert [line for line in muslin(*asked).splitlines() if " -> " in line] == [
+        "shop/web -> shop/db  TCP 5440 over IPv4: allowed", "shop/web -> shop/db  TCP 5440 over IPv6: denied"]
+    asked[4] = "5432"  # by name, whatever the family
+    assert muslin(*asked).startswith("shop/web -> shop/db  TCP 5432: allowed\n")
+    flow, = json.loads(muslin(*asked, "-o", "json"))["flows"]
+    assert flow["families"] == [4, 6]
+
+
+CALICO = """\
+---
+apiVersion: projectcalico.org/v3
+kind: Tier
+metadata: {name: security}
+spec: {order: 10}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: baseline}
+spec:
+  tier: security
+  order: 1
+  types: [Ingress]
+  ingress:
+    - action: Deny
+      protocol: TCP
+      destination: {ports: ["5000:5433"]}
+    - action: Pass
+"""
+
+
+def test_tiers_of_calico_come_first_and_have_their_lines(tmp_path: Path) -> None:
+    file = write(tmp_path, SHOP + CALICO)
+    lines = (SHOP + CALICO).splitlines()
+    flows = json.loads(muslin("explain", "10.0.0.1", "shop/db", "--proto", "tcp", "-f", file, "-o", "json"))["flows"]
+    decided = {(ports["first"], ports["last"]): flow["steps"][-1] for flow in flows for ports in flow["ports"]}
+    assert decided.keys() == {(1, 4999), (5000, 5433), (5434, 5440), (5441, 65535)}
+    step = decided[5000, 5433]
+    assert (step["tier"], step["object"], step["rule"]) == ("security", "GlobalNetworkPolicy baseline",
+                                                           "spec.ingress[0]")
+    assert lines[step["line"] - 1].strip() == "- action: Deny"
+    assert decided[5434, 5440]["object"] == "NetworkPolicy shop/db"
 
 
 BLOCKS = st.sampled_from(["10.0.0.0/8", "10.128.0.0/9", "10.1.0.0/24", "10.1.0.7/32", "0.0.0.0/0", "192.168.0.0/16"])
