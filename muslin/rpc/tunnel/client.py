@@ -116,7 +116,9 @@ class _Stream:
                     if future is not None and not future.done():
                         future.set_result(answer)
         except grpc.aio.AioRpcError as problem:
-            error = problem
+            # INTERNAL is grpcio's word for a stream that was written to when it had ended (grpc/grpc#36066).
+            lost = problem.code() is grpc.StatusCode.INTERNAL
+            error = _error(grpc.StatusCode.UNAVAILABLE, "the connection was lost") if lost else problem
         except asyncio.CancelledError:
             error = _error(grpc.StatusCode.CANCELLED, "the tunnel is closed")
             raise

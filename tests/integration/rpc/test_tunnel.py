@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -222,6 +225,22 @@ async def test_a_killed_server_is_unavailable_and_a_new_one_is_found(service: Se
         await again.process.wait()
         await again.channel.close()
         await tunnel.aclose()
+
+
+async def test_a_stream_that_was_lost_unnoticed_is_unavailable_like_any(service: Service) -> None:
+    """grpcio calls it INTERNAL when it is written to before its end is known (grpc/grpc#36066)."""
+    tunnel, request = Tunnel(service.channel), endpoint_pb2.ListRequest().SerializeToString()
+    await service.list()
+    await tunnel.call(LIST, request, timeout=PATIENCE)
+    service.process.kill()
+    # The loop stands still, while a thread of grpcio sees the end of the connection.
+    with suppress(ChildProcessError):  # waited for already
+        os.waitid(os.P_PID, service.process.pid, os.WEXITED | os.WNOWAIT)
+    time.sleep(0.1)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await tunnel.call(LIST, request, timeout=PATIENCE)
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    await tunnel.aclose()
 
 
 async def test_where_no_server_is_a_call_says_so(tmp_path: Path) -> None:
