@@ -77,6 +77,13 @@ class Setup:
         return await self.tunnel.call(ADD, request.SerializeToString(), timeout=timeout, **more)
 
 
+def stand_still(pid: int) -> None:
+    """Keep this thread's loop from running until a process is dead, and grpcio's thread has seen its socket close."""
+    with suppress(ChildProcessError):  # waited for already
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    time.sleep(0.1)
+
+
 @pytest.fixture
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     target, around = f"unix:{tmp_path}/test.sock", Around()
@@ -228,15 +235,12 @@ async def test_a_killed_server_is_unavailable_and_a_new_one_is_found(service: Se
 
 
 async def test_a_stream_that_was_lost_unnoticed_is_unavailable_like_any(service: Service) -> None:
-    """grpcio calls it INTERNAL when it is written to before its end is known (grpc/grpc#36066)."""
+    """Grpcio calls it INTERNAL when it is written to before its end is known (grpc/grpc#36066)."""
     tunnel, request = Tunnel(service.channel), endpoint_pb2.ListRequest().SerializeToString()
     await service.list()
     await tunnel.call(LIST, request, timeout=PATIENCE)
     service.process.kill()
-    # The loop stands still, while a thread of grpcio sees the end of the connection.
-    with suppress(ChildProcessError):  # waited for already
-        os.waitid(os.P_PID, service.process.pid, os.WEXITED | os.WNOWAIT)
-    time.sleep(0.1)
+    stand_still(service.process.pid)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await tunnel.call(LIST, request, timeout=PATIENCE)
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
