@@ -4,9 +4,9 @@
 command   order                                 on an error
 ========  ====================================  =================================================
 ADD       ipam with policy; endpoint; node      roll back all that were asked, and report it
-DEL       node; endpoint; policy with ipam      go on, but free no address that may be in use;
+DEL       node with endpoint; policy with ipam  go on, but free no address that may be in use;
                                                 report the first and name the others
-GC        node; endpoint; policy with ipam      go on, report the first and name the others
+GC        node with endpoint; policy with ipam  go on, report the first and name the others
 CHECK     all at once                           report the first and name the others
 STATUS    all at once                           the same, as "not available"
 ========  ====================================  =================================================
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 FORWARD = (("ipam", "policy"), ("endpoint",), ("node",))
 """Stages of ADD: policy needs no more than the call, endpoint the addresses and profiles, node the record."""
 
-BACKWARD = tuple(stage[::-1] for stage in FORWARD[::-1])
-"""Stages of DEL: the veth goes first, the address last."""
+BACKWARD = (("node", "endpoint"), ("policy", "ipam"))
+"""Stages of DEL: the veth and the record need nothing of each other; the address goes when they have gone."""
 
 AT_ONCE = (("ipam", "policy", "endpoint", "node"),)
 
@@ -109,8 +109,10 @@ def add(invocation: Invocation, caller: Caller, deadline: Deadline, result: byte
                 failed.append((service, RpcError(INTERNAL, str(problem))))
         if failed:
             there_before |= any(error.answered and error.status == ALREADY_EXISTS for _, error in failed)
-            unasked = [service for service, error in failed if error.unasked]
-            undo = () if there_before else [tuple(s for s in each if s not in unasked) for each in BACKWARD[-number:]]
+            asked = {service for each in FORWARD[:number] for service in each}
+            asked.difference_update(service for service, error in failed if error.unasked)
+            undo = [] if there_before else [
+                back for each in BACKWARD if (back := tuple(service for service in each if service in asked))]
             undone, broken = _undo(undo, invocation.request(), caller, deadline, invocation.delegated)
             raise _report(failed + broken, f"rolled back {', '.join(undone) or 'nothing'}", broken)
         result, context = steps[0][0], merged([context for _, context in steps])

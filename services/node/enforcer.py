@@ -15,7 +15,7 @@ from muslin.rpc import Part
 from services.node.attachment import Attachment
 from services.node.cutter import Cutter
 from services.node.enforce import names
-from services.node.enforce.state import Claim, Event, Release, State
+from services.node.enforce.state import Claim, Event, State
 from services.node.netlink.network import IPAddress
 from services.node.nft.connection import Nftables
 from services.node.writer import Writer
@@ -97,8 +97,6 @@ class Enforcer:
     def submit(self, event: Event) -> asyncio.Future[None]:
         """Take an event. The result is there once the kernel has it, or at once if nothing is enforced yet.
 
-        Of a release, once the connections of its addresses are gone too: who gets the addresses next inherits none.
-
         The future raises OutOfSync or Corrupt if the event was refused; then nothing has changed.
         """
         pending = _Pending(event, asyncio.get_running_loop().create_future())
@@ -109,6 +107,14 @@ class Enforcer:
     async def synchronised(self) -> None:
         """Wait until the first snapshot is in the kernel."""
         await self._synchronised.wait()
+
+    async def severed(self, addresses: Sequence[IPAddress]) -> None:
+        """Wait until nobody can go on with connections that earlier owners of these addresses had."""
+        await self._cutter.severed(address.packed for address in addresses)
+
+    async def settled(self) -> None:
+        """Wait until the connections are cut that the program, as it is in the kernel, forbids."""
+        await self._cutter.settled()
 
     async def enforced(self, attachment: Attachment, interface: str, addresses: Sequence[IPAddress]) -> None:
         """Wait until the kernel has the program of exactly this attachment: this interface, these addresses."""
@@ -177,12 +183,11 @@ class Enforcer:
             return
         taken, self._taken = self._taken, []
         change = self._writer.change
-        released = [pending.done for pending in taken if isinstance(pending.event, Release)] if change else []
-        for pending in taken:
-            if not pending.done.done() and pending.done not in released:
-                pending.done.set_result(None)
         if change is not None:
-            self._cutter.add(change, released)
+            self._cutter.add(change)
+        for pending in taken:
+            if not pending.done.done():
+                pending.done.set_result(None)
         if self._writer.known:
             self._synchronised.set()
             for waiter in self._waiters:

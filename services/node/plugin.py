@@ -134,6 +134,7 @@ class Plugin(node_pb2_grpc.PluginServicer):
                 # Before the first snapshot the table may be an earlier run's: a pod made now could meet in it the
                 # rules of another that had its interface's name.
                 await self._enforcer.synchronised()
+                await self._enforcer.severed(wiring.addresses)
         except TimeoutError:
             raise self._too_late(attachment) from None
         already = self._attachments.interfaces.get(attachment)
@@ -233,13 +234,17 @@ class Plugin(node_pb2_grpc.PluginServicer):
         interface = self._attachments.interfaces.get(attachment, named)
         released = self._enforcer.submit(Release(attachment))
         self._upkeep.leaving(attachment)
+        since = time.perf_counter()
         if interface:
             await self._kernel.unwire(attachment, interface)
+        logs.took(log, since, "unwiring")
         self._attachments.remove(attachment)
         self._upkeep.left(attachment)
+        since = time.perf_counter()
         try:
             async with asyncio.timeout(RULES_SECONDS):
                 await asyncio.shield(released)
+            logs.took(log, since, "waiting for the rules to go")
         except TimeoutError:
             log.warning("the rules of %s are still in the kernel; its interface is gone", attachment)
 

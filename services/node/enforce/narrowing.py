@@ -13,7 +13,7 @@ from services.node.enforce.parts import Owner, Part, Piece, Stage
 from services.node.enforce.program import Action
 from services.node.enforce.state import State
 
-__all__ = ["Scope", "everything", "narrowed"]
+__all__ = ["Scope", "departed", "everything", "narrowed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,13 @@ def narrowed(old: State, new: State, changed: Iterable[Owner]) -> Scope:
                    if any(not policies.isdisjoint(stage.policies) for stage in stages)
                    for address in _addresses(new, attachment)}
     return Scope(frozenset(judged), frozenset(gone))
+
+
+def departed(old: State, new: State, changed: Iterable[Owner] | None) -> frozenset[bytes]:
+    """The addresses that somebody had before a change, and has not after it; `changed` is None if that is unknown."""
+    attachments = (old.stages if changed is None
+                   else [identity for _, identity in changed if isinstance(identity, Attachment)])
+    return frozenset().union(*(_addresses(old, each) - _addresses(new, each) for each in attachments))
 
 
 def _addresses(state: State, attachment: Attachment) -> frozenset[bytes]:

@@ -14,7 +14,6 @@ import pytest
 
 from muslin import netns
 from muslin.rpc import Readiness
-from services.node.attachment import Attachment
 from services.node.enforce.program import Action, Endpoint, Group, Kind, Policy, Rule, Update, member
 from services.node.enforce.state import Claim, Release
 from services.node.enforcer import Enforcer
@@ -232,8 +231,7 @@ async def test_a_connection_whose_destination_is_translated_is_judged_by_where_i
             await enforcer.submit(Update(3, policies=(Policy("t/out", "t/out", egress=(
                 Rule(Action.ALLOW, 6, nets=(ipaddress.ip_network(b.address),), ports=((80, 80),)),)),),
                 endpoints=(a.endpoint(egress=[["t/out"]]),)))
-            # A look at the table for a change that comes later is later than that of these two.
-            await enforcer.submit(Release(Attachment("net", "another", "eth0")))
+            await enforcer.settled()
             assert await asyncio.to_thread(talk.answered)
             assert entries(made, a, b) == before
             await enforcer.submit(Update(4, policies=(Policy("t/in", "t/in"),)))
@@ -241,8 +239,8 @@ async def test_a_connection_whose_destination_is_translated_is_judged_by_where_i
             assert not await asyncio.to_thread(talk.answered, 0.5)
 
 
-async def test_connections_of_a_pod_that_goes_are_gone_when_its_release_is_over(made: World) -> None:
-    """Who gets its address next finds none; those of others stay."""
+async def test_connections_of_a_pod_that_goes_are_gone_before_its_address_is_used_again(made: World) -> None:
+    """Connections of others stay."""
     a, b, c = made.pods.values()
     async with enforcing(made) as enforcer:
         await enforcer.submit(snapshot(1, [pod.endpoint() for pod in made.pods.values()]))
@@ -253,6 +251,7 @@ async def test_connections_of_a_pod_that_goes_are_gone_when_its_release_is_over(
             staying = Talk(stack, a.netns, c.address, 80)
             before = entries(made, a, c)
             await enforcer.submit(Release(b.attachment))
+            await enforcer.severed([ipaddress.ip_address(b.address)])
             assert entries(made, b) == []
             assert await asyncio.to_thread(staying.answered)
             assert entries(made, a, c) == before
