@@ -6,9 +6,14 @@ CLUSTERS ?= 100
 SEED ?= 1
 FUZZ ?= 1000
 
+# Images: what they are made from, and how they are called. ETCD=debian makes etcd's from BASE and Debian's packages.
+BASE ?= python:3.12-slim
+ETCD ?= gcr.io/etcd-development/etcd:v3.5.21
+TAG ?= latest
+
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test conformance judge soak lint protos shim bench clean
+.PHONY: help setup demo test conformance judge soak images test-compose lint protos shim bench clean
 
 help:  ## Show what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -44,6 +49,18 @@ judge: setup $(if $(CASES),build/nca/ready)  ## Policy by documentation, Explain
 
 soak: .venv/ready  ## Random kills of services and etcd for 10 minutes (DURATION=seconds); violations must be 0
 	$(BIN)/python -m tests.soak --seconds $(DURATION) $(SOAK_FLAGS)
+
+images:  ## Build the images muslin/{ipam,endpoint,policy,node,cli,etcd}; BASE=, ETCD=, TAG=, BUILD_FLAGS='--network host'
+	@for target in ipam endpoint policy node cli; do \
+	  docker build --quiet $(BUILD_FLAGS) --build-arg BASE=$(BASE) --target $$target --tag muslin/$$target:$(TAG) . || exit 1; done
+	@$(if $(filter debian,$(ETCD)),docker build --quiet $(BUILD_FLAGS) --build-arg BASE=$(BASE) \
+	  --file docker/etcd-debian.Dockerfile --tag muslin/etcd-debian:$(TAG) docker)
+	@docker build --quiet --build-arg ETCD=$(if $(filter debian,$(ETCD)),muslin/etcd-debian:$(TAG),$(ETCD)) \
+	  --file docker/etcd.Dockerfile --tag muslin/etcd:$(TAG) .
+	@docker images --filter 'reference=muslin/*:$(TAG)' --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'
+
+test-compose: setup  ## Break a cluster of containers in all ways, and print what it did to traffic; needs root and Docker
+	MUSLIN_COMPOSE=1 TAG=$(TAG) $(BIN)/python -m pytest -s tests/compose
 
 lint: .venv/ready  ## Check style, types and module boundaries
 	$(BIN)/ruff check
