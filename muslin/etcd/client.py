@@ -175,6 +175,10 @@ class Etcd:
         granted = await self._admin_call(lambda client: client.lease(ttl), f"lease of {ttl} s")
         return Lease(granted.id, granted.ttl, self._admin_call)
 
+    async def refresh(self, lease: int) -> int:
+        """Begin the time to live of anybody's lease anew; the seconds left. Raises NotFound if it has ended."""
+        return await Lease(lease, 0, self._admin_call).refresh()
+
     async def status(self) -> Status:
         """The state of the member that is being used; raises Unavailable if there is none."""
         return await self._admin_call(admin.status, "status", idempotent=True)

@@ -18,6 +18,8 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/endpoint/v1/pods/<namespace>/<name>
     /muslin/endpoint/v1/namespaces/<name>
     /muslin/endpoint/v1/nodes/<name>
+    /muslin/endpoint/v1/hosts/<node>
+    /muslin/endpoint/v1/presences/<node>                    with a lease
     /muslin/endpoint/v1/barrier
     /muslin/endpoint/v1/fences/<2 hex digits>
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
@@ -49,6 +51,7 @@ __all__ = [
     "handle", "handles_of", "parse_handle",
     "endpoint", "endpoints_of", "parse_endpoint", "pod", "pods_in", "parse_pod",
     "namespace", "parse_namespace", "node", "parse_node",
+    "HOSTS", "PRESENCES", "host", "parse_host", "presence", "parse_presence",
     "policy_object", "policy_objects", "parse_policy_object", "POLICY_FENCES", "policy_fence",
     "profile", "parse_profile",
 ]
@@ -79,6 +82,10 @@ ENDPOINT_INTERFACES = ENDPOINT + "v1/interfaces/"
 PODS = ENDPOINT + "v1/pods/"
 NAMESPACES = ENDPOINT + "v1/namespaces/"
 NODES = ENDPOINT + "v1/nodes/"
+HOSTS = ENDPOINT + "v1/hosts/"
+"""Where nodes can be reached, as they say themselves."""
+PRESENCES = ENDPOINT + "v1/presences/"
+"""Nodes that have said so lately: keys that a lease ends."""
 ENDPOINT_BARRIER = ENDPOINT + "v1/barrier"
 """As `IPAM_BARRIER`."""
 ENDPOINT_FENCES = ENDPOINT + "v1/fences/"
@@ -258,6 +265,26 @@ def node(name: str) -> str:
 def parse_node(key: str) -> str:
     """The name in a Node's key."""
     return _split(NODES, key, 1)[0]
+
+
+def host(node: str) -> str:
+    """The key of where a node can be reached."""
+    return _join(HOSTS, ("node", node))
+
+
+def parse_host(key: str) -> str:
+    """The node in a host's key."""
+    return _split(HOSTS, key, 1)[0]
+
+
+def presence(node: str) -> str:
+    """The key that is there while a node is present."""
+    return _join(PRESENCES, ("node", node))
+
+
+def parse_presence(key: str) -> str:
+    """The node in the key of its presence."""
+    return _split(PRESENCES, key, 1)[0]
 
 
 def policy_object(kind: str, namespace: str, name: str) -> str:

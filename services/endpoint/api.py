@@ -12,7 +12,7 @@ from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.errors import Denied, NotFound
 from muslin.etcd import keys
 from muslin.rpc import node_of, remaining
-from services.endpoint import bulk, changing, codec, convert
+from services.endpoint import bulk, changing, codec, convert, hosts
 from services.endpoint.deadline import within
 from services.endpoint.inventory import watch_inventory
 from services.endpoint.records import WorkloadEndpoint
@@ -158,6 +158,7 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         names = convert.names(request.names)
         async with within(remaining(context)):
             await bulk.delete(self._app.store, [keys.node(name) for name in names])
+            await self._app.hosts.forget(names)
         log.info("nodes deleted count=%d", len(names))
         return endpoint_pb2.DeleteNodesResponse()
 
@@ -170,6 +171,22 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         if item is None:
             raise NotFound(f"node {name} is not known: apply it, as `muslin apply` does with a Node")
         return endpoint_pb2.GetNodeResponse(node=convert.node_message(codec.node(item)))
+
+    async def Announce(self, request: endpoint_pb2.AnnounceRequest,
+                       context: Context) -> endpoint_pb2.AnnounceResponse:
+        """Where the calling node is, and that it lives."""
+        node, host = node_of(context, ""), hosts.of_message(request.host, request.ttl_seconds)
+        if host.node != node:
+            raise Denied(f"host.node is {host.node!r}, and the call comes from {node!r}: a node announces itself")
+        async with within(seconds := remaining(context)):
+            lease = await self._app.hosts.announce(host, request.ttl_seconds, request.lease, seconds)
+        return endpoint_pb2.AnnounceResponse(lease=lease)
+
+    async def WatchHosts(self, request: endpoint_pb2.WatchHostsRequest,
+                         context: Context) -> AsyncIterator[endpoint_pb2.WatchHostsResponse]:
+        """Where nodes can be reached, and then what changes."""
+        async for response in self._app.hosts.watch():
+            yield response
 
     async def WatchInventory(self, request: endpoint_pb2.WatchInventoryRequest,
                              context: Context) -> AsyncIterator[endpoint_pb2.WatchInventoryResponse]:

@@ -8,6 +8,8 @@ pods/NAMESPACE/NAME    `records.Pod`
 namespaces/NAME        `records.Namespace`
 nodes/NAME             `records.Node`
 interfaces/CONT/IF     the name of a network, see `sharing`
+hosts/NODE             `hosts.Host`
+presences/NODE         empty; a lease ends it
 barrier, fences/XX     empty; only their revisions mean something
 ====================  =============================================
 """

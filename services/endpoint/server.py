@@ -14,6 +14,7 @@ from muslin.etcd.mirror import Mirror
 from muslin.rpc import App, Part, Readiness
 from services.endpoint.api import Endpoints
 from services.endpoint.attachments import Attachments
+from services.endpoint.hosts import Hosts
 from services.endpoint.listing import Lists
 from services.endpoint.plugin import Plugin
 from services.endpoint.pods import Pods
@@ -35,6 +36,7 @@ class EndpointApp(App):
         self._store = Store(self._etcd, self._mirror)
         self._attachments, self._pods = Attachments(self._store), Pods(self._store)
         self._lists = Lists(self._store)
+        self._hosts = Hosts(self._etcd, self._mirror)
 
     async def start(self, readiness: Readiness) -> None:
         """Begin to follow the store. Until that is read, requests are answered UNAVAILABLE."""
@@ -76,6 +78,12 @@ class EndpointApp(App):
         """Lists of the records. Raises Unavailable before they have been read."""
         self._check()
         return self._lists
+
+    @property
+    def hosts(self) -> Hosts:
+        """Where nodes can be reached. Raises Unavailable before that has been read."""
+        self._check()
+        return self._hosts
 
     @property
     def pods(self) -> Pods:

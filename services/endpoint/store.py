@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-_OTHER = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES, keys.ENDPOINT_INTERFACES)
-"""Keys without a record."""
+_OTHER = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES, keys.ENDPOINT_INTERFACES, keys.HOSTS, keys.PRESENCES)
+"""Keys without a record, or with one that is `hosts`'s."""
 
 _CONFLICTS = 32
 _FAILURES = 6

@@ -66,7 +66,8 @@ async def _all(etcd: Etcd) -> Sequence[Pool]:
 
 
 async def update(etcd: Etcd, name: str, *, disabled: bool | None = None, node_selector: str | None = None,
-                 namespace_selector: str | None = None, cool_down: int | None = None) -> Pool:
+                 namespace_selector: str | None = None, cool_down: int | None = None,
+                 encapsulation: str | None = None, masquerade: bool | None = None) -> Pool:
     """Change what may change of a pool, where it is not None; the pool as it is then.
 
     Assignments depend on the pool's record: one that is under way is decided anew.
@@ -77,7 +78,7 @@ async def update(etcd: Etcd, name: str, *, disabled: bool | None = None, node_se
         FailedPrecondition: it is being deleted.
     """
     wanted = {"disabled": disabled, "node_selector": node_selector, "namespace_selector": namespace_selector,
-              "cool_down": cool_down}
+              "cool_down": cool_down, "encapsulation": encapsulation, "masquerade": masquerade}
     for _ in range(_ATTEMPTS):
         record = await etcd.get(keys.pool(name))
         if record is None:

@@ -53,7 +53,8 @@ class Api(UpkeepApi):
         pool = pools.make(
             asked.name, asked.cidr, asked.block_size, disabled=asked.disabled, node_selector=asked.node_selector,
             namespace_selector=asked.namespace_selector,
-            cool_down=asked.cool_down_seconds if asked.HasField("cool_down_seconds") else pools.COOL_DOWN)
+            cool_down=asked.cool_down_seconds if asked.HasField("cool_down_seconds") else pools.COOL_DOWN,
+            encapsulation=asked.encapsulation, masquerade=asked.masquerade if asked.HasField("masquerade") else True)
         await admin.create(self._app.etcd, pool)
         return ipam_pb2.CreatePoolResponse(pool=pool_message(await self._current(), pool))
 
@@ -65,7 +66,9 @@ class Api(UpkeepApi):
             disabled=request.disabled if request.HasField("disabled") else None,
             node_selector=request.node_selector if request.HasField("node_selector") else None,
             namespace_selector=request.namespace_selector if request.HasField("namespace_selector") else None,
-            cool_down=request.cool_down_seconds if request.HasField("cool_down_seconds") else None)
+            cool_down=request.cool_down_seconds if request.HasField("cool_down_seconds") else None,
+            encapsulation=request.encapsulation if request.HasField("encapsulation") else None,
+            masquerade=request.masquerade if request.HasField("masquerade") else None)
         return ipam_pb2.UpdatePoolResponse(pool=pool_message(await self._current(), pool))
 
     async def ListPools(self, request: ipam_pb2.ListPoolsRequest,
@@ -165,6 +168,12 @@ class Api(UpkeepApi):
             if number % _TURN == 0:
                 await asyncio.sleep(0)
         return response
+
+    async def WatchRoutes(self, request: ipam_pb2.WatchRoutesRequest,
+                          context: Context) -> AsyncIterator[ipam_pb2.WatchRoutesResponse]:
+        """Which node has which addresses, and then what changes."""
+        async for response in self._app.routes.watch():
+            yield response
 
     async def Lookup(self, request: ipam_pb2.LookupRequest, context: Context) -> ipam_pb2.LookupResponse:
         """All that is known of an address."""

@@ -28,7 +28,8 @@ def pool_message(view: View, pool: Pool) -> ipam_pb2.Pool:
         name=pool.name, cidr=pool.cidr, block_size=pool.block_size, disabled=pool.disabled or pool.deleting,
         used=tally.used, size=min(pools.size(pool), _LARGEST), node_selector=pool.node_selector,
         namespace_selector=pool.namespace_selector, cool_down_seconds=pool.cool_down, cooling=cooling,
-        reserved=min(view.index.reserved.count(pool.cidr), _LARGEST), blocks=len(tally.claimed))
+        reserved=min(view.index.reserved.count(pool.cidr), _LARGEST), blocks=len(tally.claimed),
+        encapsulation=pool.encapsulation, masquerade=pool.masquerade)
 
 
 def block_message(view: View, block: Block, *, slots: bool) -> ipam_pb2.Block:

@@ -19,6 +19,8 @@ BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
 """The shortest and the longest prefix that blocks may have, by family."""
 COOL_DOWN, LONGEST_COOL_DOWN = 30, 1200
 """Seconds: if nobody says otherwise, and at most."""
+ENCAPSULATIONS = ("", "none", "vxlan", "cross-subnet")
+"""How packets may get from node to node; empty leaves it to each node."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?")  # a DNS label, RFC 1123, 2.1
 
@@ -40,10 +42,15 @@ class Pool(msgspec.Struct, frozen=True):
     """Of the namespaces that it serves; empty for all."""
     cool_down: int = COOL_DOWN
     """Seconds for which a freed address is not given again."""
+    encapsulation: str = ""
+    """One of ENCAPSULATIONS."""
+    masquerade: bool = True
+    """What its pods send beyond all pools has the node's address as source."""
 
 
 def make(name: str, cidr: str, block_size: int = 0, *, disabled: bool = False, node_selector: str = "",
-         namespace_selector: str = "", cool_down: int = COOL_DOWN) -> Pool:
+         namespace_selector: str = "", cool_down: int = COOL_DOWN, encapsulation: str = "",
+         masquerade: bool = True) -> Pool:
     """A pool from what a user wrote; a block size of 0 means the default.
 
     Raises:
@@ -60,7 +67,8 @@ def make(name: str, cidr: str, block_size: int = 0, *, disabled: bool = False, n
     if length < network.prefixlen:
         raise InvalidArgument(f"pool.block_size {length} makes blocks larger than the pool {cidr}: "
                               f"use {network.prefixlen} to {longest}")
-    return check(Pool(name, str(network), length, disabled, False, node_selector, namespace_selector, cool_down))
+    return check(Pool(name, str(network), length, disabled, False, node_selector, namespace_selector, cool_down,
+                      encapsulation, masquerade))
 
 
 def check_name(what: str, name: str) -> None:
@@ -80,6 +88,9 @@ def check(pool: Pool) -> Pool:
                 raise InvalidArgument(f"pool.{field} {text!r}: {problem.message}") from None
     if not 0 <= pool.cool_down <= LONGEST_COOL_DOWN:
         raise InvalidArgument(f"pool.cool_down_seconds {pool.cool_down} must be 0 to {LONGEST_COOL_DOWN}")
+    if pool.encapsulation not in ENCAPSULATIONS:
+        raise InvalidArgument(f"pool.encapsulation {pool.encapsulation!r} must be none, vxlan or cross-subnet, or "
+                              "empty for what each node is set to")
     return pool
 
 

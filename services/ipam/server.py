@@ -20,6 +20,7 @@ from services.ipam.api import Api
 from services.ipam.inventory import ENDPOINT, Inventory
 from services.ipam.metrics import PoolGauges
 from services.ipam.plugin import Plugin
+from services.ipam.routes import Routes
 from services.ipam.upkeep.collector import GRACE
 from services.ipam.upkeep.service import COLLECT_INTERVAL, Upkeep, endpoint_sources
 from services.ipam.view import View
@@ -52,6 +53,7 @@ class IpamApp(App):
         self._mirror = Mirror(self._etcd, keys.IPAM, _YIELDS)
         self._view = View(self._mirror.items)
         self._gauges = PoolGauges(self._view)
+        self._routes = Routes(self._view)
         self._allocator = Allocator(self._etcd, self._mirror, self._view, self.tasks)
         self.inventory = Inventory(endpoint)
         """What is known of pods, namespaces and nodes. Nothing waits for it to be complete."""
@@ -80,7 +82,9 @@ class IpamApp(App):
         await self._etcd.aclose()
 
     def _changed(self, changes: Sequence[Change], revision: int) -> None:
-        self._view.changed([change.key for change in changes], revision)
+        touched = [change.key for change in changes]
+        self._view.changed(touched, revision)
+        self._routes.changed(touched)
         self._gauges.update()
 
     async def _follow(self, part: Part) -> None:
@@ -119,6 +123,12 @@ class IpamApp(App):
         """What is known of the store. Raises Unavailable before it has been read."""
         self._check()
         return self._view
+
+    @property
+    def routes(self) -> Routes:
+        """Which node has which addresses. Raises Unavailable before the store has been read."""
+        self._check()
+        return self._routes
 
     @property
     def mirror(self) -> Mirror:

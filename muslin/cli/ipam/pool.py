@@ -22,7 +22,13 @@ def _settings(command: Command) -> Command:
             click.option("--namespace-selector", metavar="SELECTOR",
                          help="Serve only namespaces whose labels it selects; empty for all."),
             click.option("--cool-down", "cool_down_seconds", type=click.IntRange(0, 1200), metavar="SECONDS",
-                         help="Time for which a freed address is not given again, 0 to 1200.  [default: 30]"))):
+                         help="Time for which a freed address is not given again, 0 to 1200.  [default: 30]"),
+            click.option("--encapsulation", type=click.Choice(("none", "vxlan", "cross-subnet", "")),
+                         help="How packets get from node to node: by the nodes' own link, in VXLAN, or in VXLAN "
+                              "to nodes beyond a router only; empty for what each node is set to."),
+            click.option("--masquerade/--no-masquerade", default=None,
+                         help="Whether what its pods send beyond all pools has the node's address as source.  "
+                              "[default: masquerade]"))):
         command = option(command)
     return command
 
@@ -64,7 +70,8 @@ def update(where: Where, form: str, pool: str, **fields: Any) -> None:
     from muslin.cli.ipam import changing
     given = {key: value for key, value in fields.items() if value is not None}
     if not given:
-        raise click.UsageError("say what to change: --node-selector, --namespace-selector or --cool-down")
+        raise click.UsageError("say what to change: --node-selector, --namespace-selector, --cool-down, "
+                               "--encapsulation or --masquerade")
     interrupt.run(changing.update_pool(where, form, pool, given))
 
 

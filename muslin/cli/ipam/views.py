@@ -104,9 +104,11 @@ def pool_list(listed: Sequence[ipam_pb2.Pool], look: Look) -> str:
         return pools((), look)
     columns = [Column("POOL", shrink=True), Column("RANGE"), Column("BLOCK SIZE", right=True, spare=True),
                Column("STATE"), Column("COOL-DOWN", right=True, spare=True), Column("NODES", shrink=True),
-               Column("NAMESPACES", shrink=True)]
+               Column("NAMESPACES", shrink=True), Column("BETWEEN NODES", spare=True), Column("MASQUERADE", spare=True)]
     rows = [[pool.name, pool.cidr, f"/{pool.block_size}", "disabled" if pool.disabled else "enabled",
-             f"{cool_down(pool)} s", pool.node_selector or "all", pool.namespace_selector or "all"] for pool in listed]
+             f"{cool_down(pool)} s", pool.node_selector or "all", pool.namespace_selector or "all",
+             pool.encapsulation or "by node", _yes(not pool.HasField("masquerade") or pool.masquerade)]
+            for pool in listed]
     return table(columns, rows, look)
 
 

@@ -32,7 +32,7 @@ POOLS = [
     ipam_pb2.Pool(name="default", cidr="10.0.0.0/24", block_size=26, used=66, size=256, cooling=2, reserved=4,
                   blocks=3),
     ipam_pb2.Pool(name="v6", cidr="fd00:10::/48", block_size=122, size=2 ** 64 - 1, disabled=True,
-                  cool_down_seconds=0, node_selector='zone == "a"')]
+                  cool_down_seconds=0, node_selector='zone == "a"', encapsulation="vxlan", masquerade=False)]
 RESERVED = Ranges([ipam_pb2.Reservation(name="r", cidrs=["10.0.0.60/30"])])
 USES = usage.of_blocks(BLOCKS, RESERVED)
 HANDLE = ipam_pb2.Handle(
@@ -78,9 +78,9 @@ def test_colour_changes_nothing_but_colours() -> None:
 
 def test_pools_and_what_is_set_for_them() -> None:
     assert views.pool_list(POOLS, TEXT).splitlines() == [
-        "POOL     RANGE         BLOCK SIZE  STATE     COOL-DOWN  NODES        NAMESPACES",
-        "default  10.0.0.0/24          /26  enabled        30 s  all          all",
-        'v6       fd00:10::/48        /122  disabled        0 s  zone == "a"  all']
+        "POOL     RANGE         BLOCK SIZE  STATE     COOL-DOWN  NODES        NAMESPACES  BETWEEN NODES  MASQUERADE",
+        "default  10.0.0.0/24          /26  enabled        30 s  all          all         by node        yes",
+        'v6       fd00:10::/48        /122  disabled        0 s  zone == "a"  all         vxlan          no']
 
 
 @pytest.mark.parametrize(("used", "size", "shown"), [

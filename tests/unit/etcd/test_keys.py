@@ -26,6 +26,8 @@ KINDS: list[tuple[Callable[..., str], Callable[[str], Any], tuple[st.SearchStrat
     (keys.pod, keys.parse_pod, (NAME, NAME)),
     (keys.namespace, keys.parse_namespace, (NAME,)),
     (keys.node, keys.parse_node, (NAME,)),
+    (keys.host, keys.parse_host, (NAME,)),
+    (keys.presence, keys.parse_presence, (NAME,)),
     (keys.policy_object, keys.parse_policy_object, (NAME, NAME.filter(lambda name: name != keys.CLUSTER), NAME)),
     (keys.profile, keys.parse_profile, (NAME,)),
 ]

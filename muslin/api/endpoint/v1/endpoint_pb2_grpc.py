@@ -363,6 +363,16 @@ class EndpointsStub:
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeRequest.SerializeToString,
                 response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeResponse.FromString,
                 _registered_method=True)
+        self.Announce = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/Announce',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.AnnounceRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.AnnounceResponse.FromString,
+                _registered_method=True)
+        self.WatchHosts = channel.unary_stream(
+                '/muslin.endpoint.v1.Endpoints/WatchHosts',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsResponse.FromString,
+                _registered_method=True)
         self.WatchInventory = channel.unary_stream(
                 '/muslin.endpoint.v1.Endpoints/WatchInventory',
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.SerializeToString,
@@ -473,7 +483,7 @@ class EndpointsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteNodes(self, request, context):
-        """DeleteNodes forgets nodes.
+        """DeleteNodes forgets nodes, and where they could be reached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -481,6 +491,23 @@ class EndpointsServicer:
 
     def GetNode(self, request, context):
         """GetNode returns a node; NOT_FOUND if it is not known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Announce(self, request, context):
+        """Announce says where a node can be reached, and that it lives: to be repeated
+        well within the time to live that is asked for. Only for the node that the
+        call comes from: PERMISSION_DENIED for another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchHosts(self, request, context):
+        """WatchHosts streams where nodes can be reached: a snapshot, then changes.
+        Always what holds now: changes that follow each other may be told as one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -570,6 +597,16 @@ def add_EndpointsServicer_to_server(servicer, server):
                     servicer.GetNode,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeRequest.FromString,
                     response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeResponse.SerializeToString,
+            ),
+            'Announce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Announce,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.AnnounceRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.AnnounceResponse.SerializeToString,
+            ),
+            'WatchHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchHosts,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsResponse.SerializeToString,
             ),
             'WatchInventory': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchInventory,
@@ -983,6 +1020,60 @@ class Endpoints:
             '/muslin.endpoint.v1.Endpoints/GetNode',
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeRequest.SerializeToString,
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Announce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/Announce',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.AnnounceRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.AnnounceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/WatchHosts',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -156,9 +156,18 @@ class EndpointsStub:
     ApplyNodes: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNodesRequest, _endpoint_pb2.ApplyNodesResponse]
     """ApplyNodes creates or updates nodes."""
     DeleteNodes: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNodesRequest, _endpoint_pb2.DeleteNodesResponse]
-    """DeleteNodes forgets nodes."""
+    """DeleteNodes forgets nodes, and where they could be reached."""
     GetNode: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.GetNodeRequest, _endpoint_pb2.GetNodeResponse]
     """GetNode returns a node; NOT_FOUND if it is not known."""
+    Announce: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.AnnounceRequest, _endpoint_pb2.AnnounceResponse]
+    """Announce says where a node can be reached, and that it lives: to be repeated
+    well within the time to live that is asked for. Only for the node that the
+    call comes from: PERMISSION_DENIED for another.
+    """
+    WatchHosts: _grpc.UnaryStreamMultiCallable[_endpoint_pb2.WatchHostsRequest, _endpoint_pb2.WatchHostsResponse]
+    """WatchHosts streams where nodes can be reached: a snapshot, then changes.
+    Always what holds now: changes that follow each other may be told as one.
+    """
     WatchInventory: _grpc.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]
     """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
@@ -208,9 +217,18 @@ class EndpointsAsyncStub(EndpointsStub):
     ApplyNodes: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNodesRequest, _endpoint_pb2.ApplyNodesResponse]  # type: ignore[assignment]
     """ApplyNodes creates or updates nodes."""
     DeleteNodes: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteNodesRequest, _endpoint_pb2.DeleteNodesResponse]  # type: ignore[assignment]
-    """DeleteNodes forgets nodes."""
+    """DeleteNodes forgets nodes, and where they could be reached."""
     GetNode: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.GetNodeRequest, _endpoint_pb2.GetNodeResponse]  # type: ignore[assignment]
     """GetNode returns a node; NOT_FOUND if it is not known."""
+    Announce: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.AnnounceRequest, _endpoint_pb2.AnnounceResponse]  # type: ignore[assignment]
+    """Announce says where a node can be reached, and that it lives: to be repeated
+    well within the time to live that is asked for. Only for the node that the
+    call comes from: PERMISSION_DENIED for another.
+    """
+    WatchHosts: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchHostsRequest, _endpoint_pb2.WatchHostsResponse]  # type: ignore[assignment]
+    """WatchHosts streams where nodes can be reached: a snapshot, then changes.
+    Always what holds now: changes that follow each other may be told as one.
+    """
     WatchInventory: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]  # type: ignore[assignment]
     """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
@@ -341,7 +359,7 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         request: _endpoint_pb2.DeleteNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.DeleteNodesResponse, _abc.Awaitable[_endpoint_pb2.DeleteNodesResponse]]:
-        """DeleteNodes forgets nodes."""
+        """DeleteNodes forgets nodes, and where they could be reached."""
 
     @_abc_1.abstractmethod
     def GetNode(
@@ -350,6 +368,27 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.GetNodeResponse, _abc.Awaitable[_endpoint_pb2.GetNodeResponse]]:
         """GetNode returns a node; NOT_FOUND if it is not known."""
+
+    @_abc_1.abstractmethod
+    def Announce(
+        self,
+        request: _endpoint_pb2.AnnounceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.AnnounceResponse, _abc.Awaitable[_endpoint_pb2.AnnounceResponse]]:
+        """Announce says where a node can be reached, and that it lives: to be repeated
+        well within the time to live that is asked for. Only for the node that the
+        call comes from: PERMISSION_DENIED for another.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchHosts(
+        self,
+        request: _endpoint_pb2.WatchHostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_endpoint_pb2.WatchHostsResponse], _abc.AsyncIterator[_endpoint_pb2.WatchHostsResponse]]:
+        """WatchHosts streams where nodes can be reached: a snapshot, then changes.
+        Always what holds now: changes that follow each other may be told as one.
+        """
 
     @_abc_1.abstractmethod
     def WatchInventory(

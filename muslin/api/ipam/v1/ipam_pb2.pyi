@@ -40,6 +40,8 @@ class Pool(_message.Message):
     COOLING_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    ENCAPSULATION_FIELD_NUMBER: _builtins.int
+    MASQUERADE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique name, a DNS label."""
     cidr: _builtins.str
@@ -64,6 +66,15 @@ class Pool(_message.Message):
     """Addresses that are reserved (output only)."""
     blocks: _builtins.int
     """Blocks cut from it (output only)."""
+    encapsulation: _builtins.str
+    """How packets get from node to node: `none` (routed by the nodes' own link),
+    `vxlan`, or `cross-subnet` (vxlan to nodes that are not on a link of the
+    sender's); empty: as each node's own setting says.
+    """
+    masquerade: _builtins.bool
+    """Whether what its pods send beyond all pools has the node's address as source;
+    true if unset.
+    """
     def __init__(
         self,
         *,
@@ -79,14 +90,21 @@ class Pool(_message.Message):
         cooling: _builtins.int = ...,
         reserved: _builtins.int = ...,
         blocks: _builtins.int = ...,
+        encapsulation: _builtins.str = ...,
+        masquerade: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "cool_down_seconds", b"cool_down_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_masquerade", b"_masquerade", "cool_down_seconds", b"cool_down_seconds", "masquerade", b"masquerade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "block_size", b"block_size", "blocks", b"blocks", "cidr", b"cidr", "cool_down_seconds", b"cool_down_seconds", "cooling", b"cooling", "disabled", b"disabled", "name", b"name", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector", "reserved", b"reserved", "size", b"size", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_masquerade", b"_masquerade", "block_size", b"block_size", "blocks", b"blocks", "cidr", b"cidr", "cool_down_seconds", b"cool_down_seconds", "cooling", b"cooling", "disabled", b"disabled", "encapsulation", b"encapsulation", "masquerade", b"masquerade", "name", b"name", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector", "reserved", b"reserved", "size", b"size", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
     _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__masquerade: _TypeAlias = _typing.Literal["masquerade"]  # noqa: Y015
+    _WhichOneofArgType__masquerade: _TypeAlias = _typing.Literal["_masquerade", b"_masquerade"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cool_down_seconds) -> _WhichOneofReturnType__cool_down_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__masquerade) -> _WhichOneofReturnType__masquerade | None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
 
@@ -414,6 +432,8 @@ class UpdatePoolRequest(_message.Message):
     NODE_SELECTOR_FIELD_NUMBER: _builtins.int
     NAMESPACE_SELECTOR_FIELD_NUMBER: _builtins.int
     COOL_DOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    ENCAPSULATION_FIELD_NUMBER: _builtins.int
+    MASQUERADE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the pool."""
     disabled: _builtins.bool
@@ -424,6 +444,10 @@ class UpdatePoolRequest(_message.Message):
     """Selector on labels of namespaces."""
     cool_down_seconds: _builtins.int
     """Seconds of cool-down."""
+    encapsulation: _builtins.str
+    """As Pool.encapsulation."""
+    masquerade: _builtins.bool
+    """As Pool.masquerade."""
     def __init__(
         self,
         *,
@@ -432,15 +456,21 @@ class UpdatePoolRequest(_message.Message):
         node_selector: _builtins.str | None = ...,
         namespace_selector: _builtins.str | None = ...,
         cool_down_seconds: _builtins.int | None = ...,
+        encapsulation: _builtins.str | None = ...,
+        masquerade: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_disabled", b"_disabled", "_namespace_selector", b"_namespace_selector", "_node_selector", b"_node_selector", "cool_down_seconds", b"cool_down_seconds", "disabled", b"disabled", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_disabled", b"_disabled", "_encapsulation", b"_encapsulation", "_masquerade", b"_masquerade", "_namespace_selector", b"_namespace_selector", "_node_selector", b"_node_selector", "cool_down_seconds", b"cool_down_seconds", "disabled", b"disabled", "encapsulation", b"encapsulation", "masquerade", b"masquerade", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_disabled", b"_disabled", "_namespace_selector", b"_namespace_selector", "_node_selector", b"_node_selector", "cool_down_seconds", b"cool_down_seconds", "disabled", b"disabled", "name", b"name", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_disabled", b"_disabled", "_encapsulation", b"_encapsulation", "_masquerade", b"_masquerade", "_namespace_selector", b"_namespace_selector", "_node_selector", b"_node_selector", "cool_down_seconds", b"cool_down_seconds", "disabled", b"disabled", "encapsulation", b"encapsulation", "masquerade", b"masquerade", "name", b"name", "namespace_selector", b"namespace_selector", "node_selector", b"node_selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
     _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015
     _WhichOneofReturnType__disabled: _TypeAlias = _typing.Literal["disabled"]  # noqa: Y015
     _WhichOneofArgType__disabled: _TypeAlias = _typing.Literal["_disabled", b"_disabled"]  # noqa: Y015
+    _WhichOneofReturnType__encapsulation: _TypeAlias = _typing.Literal["encapsulation"]  # noqa: Y015
+    _WhichOneofArgType__encapsulation: _TypeAlias = _typing.Literal["_encapsulation", b"_encapsulation"]  # noqa: Y015
+    _WhichOneofReturnType__masquerade: _TypeAlias = _typing.Literal["masquerade"]  # noqa: Y015
+    _WhichOneofArgType__masquerade: _TypeAlias = _typing.Literal["_masquerade", b"_masquerade"]  # noqa: Y015
     _WhichOneofReturnType__namespace_selector: _TypeAlias = _typing.Literal["namespace_selector"]  # noqa: Y015
     _WhichOneofArgType__namespace_selector: _TypeAlias = _typing.Literal["_namespace_selector", b"_namespace_selector"]  # noqa: Y015
     _WhichOneofReturnType__node_selector: _TypeAlias = _typing.Literal["node_selector"]  # noqa: Y015
@@ -449,6 +479,10 @@ class UpdatePoolRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cool_down_seconds) -> _WhichOneofReturnType__cool_down_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__disabled) -> _WhichOneofReturnType__disabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__encapsulation) -> _WhichOneofReturnType__encapsulation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__masquerade) -> _WhichOneofReturnType__masquerade | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__namespace_selector) -> _WhichOneofReturnType__namespace_selector | None: ...
     @_typing.overload
@@ -1713,3 +1747,118 @@ class RebuildResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015
+
+@_typing.final
+class Route(_message.Message):
+    """Route says on which node the pods with some addresses are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIDR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    cidr: _builtins.str
+    """A block, or one address of a block whose holder is on another node than the
+    block's own; the longer prefix counts.
+    """
+    node: _builtins.str
+    """Name of the node."""
+    pool: _builtins.str
+    """Name of the pool that it is from."""
+    def __init__(
+        self,
+        *,
+        cidr: _builtins.str = ...,
+        node: _builtins.str = ...,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "node", b"node", "pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class Pools(_message.Message):
+    """Pools is what holds for the ways of pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]:
+        """Name, cidr, encapsulation and masquerade of all pools, by name."""
+
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___Pool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pools: _TypeAlias = Pools  # noqa: Y015
+
+@_typing.final
+class WatchRoutesRequest(_message.Message):
+    """WatchRoutesRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoutesRequest: _TypeAlias = WatchRoutesRequest  # noqa: Y015
+
+@_typing.final
+class WatchRoutesResponse(_message.Message):
+    """WatchRoutesResponse is a batch of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTES_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_COMPLETE_FIELD_NUMBER: _builtins.int
+    snapshot_complete: _builtins.bool
+    """Set on the message that completes the snapshot: what the receiver knows and
+    the snapshot did not name is gone.
+    """
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]:
+        """Routes as they are now."""
+
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDRs that have no route any more."""
+
+    @_builtins.property
+    def pools(self) -> Global___Pools:
+        """All pools, if any of them has changed, and with the snapshot."""
+
+    def __init__(
+        self,
+        *,
+        routes: _abc.Iterable[Global___Route] | None = ...,
+        gone: _abc.Iterable[_builtins.str] | None = ...,
+        pools: Global___Pools | None = ...,
+        snapshot_complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "pools", b"pools", "routes", b"routes", "snapshot_complete", b"snapshot_complete"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoutesResponse: _TypeAlias = WatchRoutesResponse  # noqa: Y015

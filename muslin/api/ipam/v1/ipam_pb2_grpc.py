@@ -358,6 +358,11 @@ class IpamStub:
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesRequest.SerializeToString,
                 response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesResponse.FromString,
                 _registered_method=True)
+        self.WatchRoutes = channel.unary_stream(
+                '/muslin.ipam.v1.Ipam/WatchRoutes',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.WatchRoutesRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.WatchRoutesResponse.FromString,
+                _registered_method=True)
         self.Lookup = channel.unary_unary(
                 '/muslin.ipam.v1.Ipam/Lookup',
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.LookupRequest.SerializeToString,
@@ -514,6 +519,14 @@ class IpamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRoutes(self, request, context):
+        """WatchRoutes streams which node has which addresses: a snapshot, then changes.
+        Always what holds now: changes that follow each other may be told as one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Lookup(self, request, context):
         """Lookup says all that is known of one address.
         """
@@ -640,6 +653,11 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.ListHandles,
                     request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesRequest.FromString,
                     response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesResponse.SerializeToString,
+            ),
+            'WatchRoutes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRoutes,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.WatchRoutesRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.WatchRoutesResponse.SerializeToString,
             ),
             'Lookup': grpc.unary_unary_rpc_method_handler(
                     servicer.Lookup,
@@ -1056,6 +1074,33 @@ class Ipam:
             '/muslin.ipam.v1.Ipam/ListHandles',
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesRequest.SerializeToString,
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListHandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRoutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/WatchRoutes',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.WatchRoutesRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.WatchRoutesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -164,6 +164,10 @@ class IpamStub:
     """ListBlocks returns the blocks, optionally of one node."""
     ListHandles: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListHandlesRequest, _ipam_pb2.ListHandlesResponse]
     """ListHandles returns who holds which address, optionally of one node."""
+    WatchRoutes: _grpc.UnaryStreamMultiCallable[_ipam_pb2.WatchRoutesRequest, _ipam_pb2.WatchRoutesResponse]
+    """WatchRoutes streams which node has which addresses: a snapshot, then changes.
+    Always what holds now: changes that follow each other may be told as one.
+    """
     Lookup: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.LookupRequest, _ipam_pb2.LookupResponse]
     """Lookup says all that is known of one address."""
     ReleaseAffinity: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAffinityRequest, _ipam_pb2.ReleaseAffinityResponse]
@@ -243,6 +247,10 @@ class IpamAsyncStub(IpamStub):
     """ListBlocks returns the blocks, optionally of one node."""
     ListHandles: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListHandlesRequest, _ipam_pb2.ListHandlesResponse]  # type: ignore[assignment]
     """ListHandles returns who holds which address, optionally of one node."""
+    WatchRoutes: _aio.UnaryStreamMultiCallable[_ipam_pb2.WatchRoutesRequest, _ipam_pb2.WatchRoutesResponse]  # type: ignore[assignment]
+    """WatchRoutes streams which node has which addresses: a snapshot, then changes.
+    Always what holds now: changes that follow each other may be told as one.
+    """
     Lookup: _aio.UnaryUnaryMultiCallable[_ipam_pb2.LookupRequest, _ipam_pb2.LookupResponse]  # type: ignore[assignment]
     """Lookup says all that is known of one address."""
     ReleaseAffinity: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAffinityRequest, _ipam_pb2.ReleaseAffinityResponse]  # type: ignore[assignment]
@@ -403,6 +411,16 @@ class IpamServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ListHandlesResponse, _abc.Awaitable[_ipam_pb2.ListHandlesResponse]]:
         """ListHandles returns who holds which address, optionally of one node."""
+
+    @_abc_1.abstractmethod
+    def WatchRoutes(
+        self,
+        request: _ipam_pb2.WatchRoutesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ipam_pb2.WatchRoutesResponse], _abc.AsyncIterator[_ipam_pb2.WatchRoutesResponse]]:
+        """WatchRoutes streams which node has which addresses: a snapshot, then changes.
+        Always what holds now: changes that follow each other may be told as one.
+        """
 
     @_abc_1.abstractmethod
     def Lookup(
