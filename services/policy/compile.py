@@ -7,12 +7,11 @@ policy on different nodes or replicas, are one group under one name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from muslin.selectors import All, Selector, canonical
 from services.policy.model import Endpoint, Policy, Profile, Rule
-from services.policy.program import CompiledPolicy, CompiledRule, Group, GroupKind
+from services.policy.program import CompiledPolicy, CompiledRule, GroupKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +36,17 @@ class GroupSpec:
         meaning = "\0".join((self.kind.value, self.text, self.port_name, str(self.protocol)))
         return self.kind.value[0] + hashlib.sha256(meaning.encode()).hexdigest()[:24]
 
-    def members(self, endpoints: Iterable[Endpoint]) -> Group:
-        """The group, given the endpoints that the selector selects."""
-        if self.kind is GroupKind.ADDRESS:
-            found = {address for endpoint in endpoints for address in endpoint.addresses}
-        else:
-            found = {f"{address},{self.protocol},{port.port}" for endpoint in endpoints for port in endpoint.ports
-                     if (port.name, port.protocol) == (self.port_name, self.protocol)
-                     for address in endpoint.addresses}
-        described = f"port {self.port_name} of {self.text}" if self.port_name else self.text
-        return Group(self.id, self.kind, frozenset(found), described)
+    @property
+    def described(self) -> str:
+        """For people."""
+        return f"port {self.port_name} of {self.text}" if self.port_name else self.text
+
+    def members(self, endpoint: Endpoint) -> set[str]:
+        """What an endpoint that the selector selects adds to the group."""
+        if not self.port_name:
+            return set(endpoint.addresses)
+        return {f"{address},{self.protocol},{port.port}" for port in endpoint.ports
+                if (port.name, port.protocol) == (self.port_name, self.protocol) for address in endpoint.addresses}
 
 
 def group_spec(selector: Selector, port_name: str = "", protocol: int = 0) -> GroupSpec:

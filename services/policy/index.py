@@ -1,29 +1,58 @@
 """Which selectors select which endpoints, kept as both change.
 
-Nearly all selectors demand a certain value of some label (of the namespace, above all). They are filed under one such
-pair, and endpoints under all their labels: a new endpoint is compared only with selectors that could select it, and a
-new selector only with endpoints that it could select.
+Nearly all selectors demand a label: a certain value of it (of the namespace's, above all), one of some values, or any.
+They are filed under what they demand, and endpoints under all their labels: a new endpoint is compared only with
+selectors that could select it, a new selector only with endpoints that it could select, and an endpoint whose labels
+change only with selectors that ask for one of those labels.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Set
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
-from muslin.selectors import And, Comparison, Selector
+from muslin.selectors import And, Comparison, Has, Membership, Or, Selector, keys_of
 from services.policy import labels as names
 from services.policy.model import Attachment
 
-Pair: TypeAlias = tuple[str, str]
+Pair: TypeAlias = tuple[str, str | None]
+"""A label and its value, None for any."""
 
 
-def demanded(selector: Selector) -> Pair | None:
-    """A label and its value that a selector can not do without; None if there is no single one."""
-    operands = selector.operands if isinstance(selector, And) else (selector,)
-    pairs = [(o.key, o.value) for o in operands if isinstance(o, Comparison) and o.operator == "=="]
-    # Labels that are nearly everybody's separate badly; the namespace's name separates best.
-    return min(pairs, key=lambda pair: (pair[0] == names.ORCHESTRATOR, pair[0] != names.NAMESPACE), default=None)
+def demanded(selector: Selector) -> tuple[Pair, ...] | None:
+    """Of which labels a selector can not do without one; None if there are none such."""
+    match selector:
+        case Comparison(key, "==", value):
+            return ((key, value),)
+        case Membership(key, values, False):
+            return tuple((key, value) for value in sorted(set(values)))
+        case Has(key) | Comparison(key, "contains" | "starts with" | "ends with"):
+            return ((key, None),)
+        case And(operands):
+            return min((found for found in map(demanded, operands) if found is not None), key=_breadth, default=None)
+        case Or(operands):
+            parts = [demanded(operand) for operand in operands]
+            found = [part for part in parts if part is not None]
+            return tuple(dict.fromkeys(chain.from_iterable(found))) if len(found) == len(parts) else None
+        case _:
+            return None
+
+
+def _breadth(pairs: tuple[Pair, ...]) -> tuple[bool, bool, bool, int]:
+    """How badly a demand separates: labels that are nearly everybody's do, the namespace's name separates best."""
+    keys = {key for key, _ in pairs}
+    return (any(value is None for _, value in pairs), names.ORCHESTRATOR in keys, keys != {names.NAMESPACE}, len(pairs))
+
+
+class _Filed(NamedTuple):
+    """A selector in use."""
+
+    selector: Selector
+    keys: frozenset[str]
+    """Labels that it asks for."""
+    places: tuple[Pair, ...] | None
+    members: set[Attachment]
 
 
 class SelectorIndex:
@@ -31,19 +60,21 @@ class SelectorIndex:
 
     def __init__(self) -> None:
         self._labels: dict[Attachment, Mapping[str, str]] = {}
-        self._with_label: dict[Pair, set[Attachment]] = {}
-        self._users: Counter[str] = Counter()
-        self._filed: dict[Pair | None, dict[str, Selector]] = {}
-        self._members: dict[str, set[Attachment]] = {}
+        self._with_label: dict[str, dict[str, set[Attachment]]] = {}  # key -> value -> endpoints
+        self._users: dict[str, int] = {}
+        self._selectors: dict[str, _Filed] = {}
+        self._filed: dict[str, dict[str | None, set[str]]] = {}  # key -> value -> texts
+        self._undemanding: set[str] = set()
         self._selected_by: dict[Attachment, set[str]] = {}
 
     def __len__(self) -> int:
         """How many selectors are in use."""
-        return len(self._members)
+        return len(self._selectors)
 
     def members(self, text: str) -> Set[Attachment]:
         """The endpoints that a selector selects; none of one that is not in use."""
-        return self._members.get(text, frozenset())
+        filed = self._selectors.get(text)
+        return filed.members if filed else frozenset()
 
     def selected_by(self, attachment: Attachment) -> Set[str]:
         """The selectors that select an endpoint."""
@@ -51,49 +82,88 @@ class SelectorIndex:
 
     def put(self, attachment: Attachment, labels: Mapping[str, str]) -> None:
         """Set an endpoint's labels."""
-        self.remove(attachment)
+        old = self._labels.get(attachment)
+        before = old or {}
+        changed = {key for key, _ in before.items() ^ labels.items()}
+        for key in changed:
+            if key in before:
+                self._unlabel(attachment, key, before[key])
+            if key in labels:
+                self._with_label.setdefault(key, {}).setdefault(labels[key], set()).add(attachment)
         self._labels[attachment] = labels
-        for item in labels.items():
-            self._with_label.setdefault(item, set()).add(attachment)
-        selected_by = self._selected_by[attachment] = set()
-        pairs: list[Pair | None] = [None, *labels.items()]
-        for pair in pairs:
-            for text, selector in self._filed.get(pair, {}).items():
-                if selector.matches(labels):
-                    selected_by.add(text)
-                    self._members[text].add(attachment)
+        selected_by = self._selected_by.setdefault(attachment, set())
+        for text in [*selected_by]:
+            filed = self._selectors[text]
+            if not changed.isdisjoint(filed.keys) and not filed.selector.matches(labels):
+                selected_by.discard(text)
+                filed.members.discard(attachment)
+        for text in self._candidates(labels):
+            filed = self._selectors[text]
+            if (text not in selected_by and (old is None or not changed.isdisjoint(filed.keys))
+                    and filed.selector.matches(labels)):
+                selected_by.add(text)
+                filed.members.add(attachment)
 
     def remove(self, attachment: Attachment) -> None:
         """Forget an endpoint, if it is known."""
         for text in self._selected_by.pop(attachment, ()):
-            self._members[text].discard(attachment)
-        for pair in self._labels.pop(attachment, {}).items():
-            self._with_label[pair].discard(attachment)
-            if not self._with_label[pair]:
-                del self._with_label[pair]
+            self._selectors[text].members.discard(attachment)
+        for key, value in self._labels.pop(attachment, {}).items():
+            self._unlabel(attachment, key, value)
+
+    def _unlabel(self, attachment: Attachment, key: str, value: str) -> None:
+        values = self._with_label[key]
+        values[value].discard(attachment)
+        if not values[value]:
+            del values[value]
+            if not values:
+                del self._with_label[key]
+
+    def _candidates(self, labels: Mapping[str, str]) -> Iterator[str]:
+        """The selectors that could select an endpoint."""
+        yield from self._undemanding
+        for key, value in labels.items():
+            if filed := self._filed.get(key):
+                yield from filed.get(value, ())
+                yield from filed.get(None, ())
 
     def acquire(self, text: str, selector: Selector) -> None:
         """Begin to use a selector, or count one more user."""
-        self._users[text] += 1
+        self._users[text] = self._users.get(text, 0) + 1
         if self._users[text] > 1:
             return
-        pair = demanded(selector)
-        self._filed.setdefault(pair, {})[text] = selector
-        candidates: Set[Attachment] = self._labels.keys() if pair is None else self._with_label.get(pair, set())
-        members = {attachment for attachment in candidates if selector.matches(self._labels[attachment])}
-        self._members[text] = members
+        places = demanded(selector)
+        if places is None:
+            self._undemanding.add(text)
+        for key, value in places or ():
+            self._filed.setdefault(key, {}).setdefault(value, set()).add(text)
+        members = {attachment for attachment in self._selectable(places) if selector.matches(self._labels[attachment])}
+        self._selectors[text] = _Filed(selector, frozenset(keys_of(selector)), places, members)
         for attachment in members:
             self._selected_by[attachment].add(text)
 
-    def release(self, text: str, selector: Selector) -> None:
+    def _selectable(self, places: tuple[Pair, ...] | None) -> Iterable[Attachment]:
+        """The endpoints that have one of the labels; all of them if none is demanded."""
+        if places is None:
+            return self._labels.keys()
+        return chain.from_iterable(
+            chain.from_iterable(self._with_label.get(key, {}).values()) if value is None
+            else self._with_label.get(key, {}).get(value, ()) for key, value in places)
+
+    def release(self, text: str) -> None:
         """Count one user less; without any, forget the selector."""
         self._users[text] -= 1
         if self._users[text]:
             return
         del self._users[text]
-        pair = demanded(selector)
-        del self._filed[pair][text]
-        if not self._filed[pair]:
-            del self._filed[pair]
-        for attachment in self._members.pop(text):
+        filed = self._selectors.pop(text)
+        self._undemanding.discard(text)
+        for key, value in filed.places or ():
+            values = self._filed[key]
+            values[value].discard(text)
+            if not values[value]:
+                del values[value]
+                if not values:
+                    del self._filed[key]
+        for attachment in filed.members:
             self._selected_by[attachment].discard(text)

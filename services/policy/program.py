@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from operator import itemgetter
+from typing import TypeVar
 
+from services.policy.members import Members
 from services.policy.model import Action, Attachment, PortRange
 
 
@@ -26,7 +29,7 @@ class Group:
 
     id: str
     kind: GroupKind
-    members: frozenset[str]
+    members: Members
     selector: str
     """What it stands for, for people."""
 
@@ -132,21 +135,36 @@ def diff(old: Program, new: Program) -> Update:
 
     Values that did not change are the same objects in both more often than not, which makes this quick.
     """
-    changes = []
-    for key, group in sorted(new.groups.items()):
-        before = old.groups.get(key)
-        if before is not None and before is not group and before.members != group.members:
-            changes.append(GroupChange(key, tuple(sorted(group.members - before.members)),
-                                       tuple(sorted(before.members - group.members))))
+    changes = (group_change(old.groups[key], group) for key, group in _differing(old.groups, new.groups)
+               if key in old.groups)
     return Update(
-        groups=tuple(group for key, group in sorted(new.groups.items()) if key not in old.groups),
-        group_changes=tuple(changes),
-        policies=tuple(p for key, p in sorted(new.policies.items()) if old.policies.get(key) != p),
-        endpoints=tuple(e for key, e in sorted(new.endpoints.items()) if old.endpoints.get(key) != e),
+        groups=tuple(group for key, group in _differing(old.groups, new.groups) if key not in old.groups),
+        group_changes=tuple(change for change in changes if change is not None),
+        policies=tuple(policy for _, policy in _differing(old.policies, new.policies)),
+        endpoints=tuple(endpoint for _, endpoint in _differing(old.endpoints, new.endpoints)),
         removed_groups=tuple(sorted(old.groups.keys() - new.groups.keys())),
         removed_policies=tuple(sorted(old.policies.keys() - new.policies.keys())),
         removed_endpoints=tuple(sorted(old.endpoints.keys() - new.endpoints.keys())),
     )
+
+
+def group_change(old: Group, new: Group) -> GroupChange | None:
+    """What leads from one version of a group to another; None if they are equal."""
+    if old is new:
+        return None
+    added, removed = new.members.without(old.members), old.members.without(new.members)
+    return GroupChange(new.id, tuple(added), tuple(removed)) if added or removed else None
+
+
+Key = TypeVar("Key", str, Attachment)
+Value = TypeVar("Value", Group, CompiledPolicy, CompiledEndpoint)
+
+
+def _differing(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> list[tuple[Key, Value]]:
+    """What is new or not as it was, sorted."""
+    found = ((key, value, old.get(key)) for key, value in new.items())
+    return sorted(((key, value) for key, value, before in found if before is not value and before != value),
+                  key=itemgetter(0))
 
 
 def apply(program: Program, update: Update) -> Program:
@@ -155,7 +173,7 @@ def apply(program: Program, update: Update) -> Program:
     groups.update((group.id, group) for group in update.groups)
     for change in update.group_changes:
         group = groups[change.id]
-        groups[change.id] = replace(group, members=group.members.difference(change.removed).union(change.added))
+        groups[change.id] = replace(group, members=group.members.changed(change.added, change.removed))
     policies.update((policy.id, policy) for policy in update.policies)
     endpoints.update((endpoint.attachment, endpoint) for endpoint in update.endpoints)
     for group_id in update.removed_groups:

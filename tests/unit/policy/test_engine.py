@@ -13,7 +13,8 @@ from muslin.selectors import parse
 from services.policy.engine import Engine
 from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone, ResourcePut
 from services.policy.labels import PROFILE_PREFIX
-from services.policy.model import Action, Direction, NamedPort, Policy, Profile, Rule, Tier
+from services.policy.members import Members
+from services.policy.model import Action, Attachment, Direction, NamedPort, Policy, Profile, Rule, Tier
 from services.policy.program import (
     EMPTY,
     CompiledEndpoint,
@@ -28,10 +29,35 @@ from services.policy.program import (
     apply,
     diff,
 )
-from tests.unit.policy.cluster import Cluster, Pod, namespace, network_policy, put
+from tests.unit.policy.cluster import Cluster, Pod, namespace, network_policy, put, service_account
 from tests.unit.policy.strategies import PODS, pods, policies, spaces
 
+TIERS = (Tier("default", 1_000_000), Tier("t", 1), Tier("u", 2, Action.PASS))
+SELECTORS = ("all()", "global()", "app == '1'", "app in {'1', '2'}", "has(tier)", "!has(tier)", "app != '1'",
+             "app == '1' && has(pcsa.role)", "pcsa.role == 'a' || pcns.app == '1'", "app contains '1'")
+"""One of each kind that is filed differently."""
+
+
+def calico_policies() -> st.SearchStrategy[Event]:
+    """Policies as Calico's resources give them, of which some differ in nothing but place, order or rules."""
+    rules = st.lists(st.sampled_from(SELECTORS).map(lambda text: Rule(Action.ALLOW, "r", peer=parse(text))), max_size=2)
+    return st.builds(lambda name, selector, tier, order, directions, ingress: ResourcePut(Policy(
+        name, parse(selector), frozenset(directions), tuple(ingress), tier=tier, order=order)),
+        st.sampled_from("vw"), st.sampled_from(SELECTORS), st.sampled_from(TIERS), st.sampled_from([1, 2]),
+        st.sets(st.sampled_from(Direction), min_size=1), rules)
+
+
 EVENTS: st.SearchStrategy[Event] = st.one_of(
+    calico_policies(),
+    st.builds(lambda name, tier: ResourceGone(f"{tier.name}/{name}"), st.sampled_from("vw"), st.sampled_from(TIERS)),
+    st.builds(Tier, st.sampled_from("tu"), st.sampled_from([1, 3]), st.sampled_from([Action.DENY, Action.PASS])).map(
+        ResourcePut),
+    st.sampled_from("tu").map(lambda name: ResourceGone(f"tier:{name}")),
+    st.sampled_from("ab").map(lambda role: put(service_account("x", "default", {"role": role}))),
+    # The record of a container that is gone, with the address that another has now.
+    st.sampled_from(PODS).flatmap(pods).map(lambda pod: EndpointPut(replace(
+        pod.endpoint(), attachment=Attachment("net", "stale", "eth0"), interface="calistale"))),
+    st.just(EndpointGone(Attachment("net", "stale", "eth0"))),
     st.sampled_from(PODS).flatmap(pods).map(lambda pod: EndpointPut(pod.endpoint())),
     st.sampled_from(PODS).flatmap(pods).map(lambda pod: EndpointGone(pod.endpoint().attachment)),
     policies().map(put), spaces().map(put),
@@ -130,9 +156,9 @@ def test_a_program_in_full() -> None:
     engine.handle([EndpointPut(WEB.endpoint()), EndpointPut(CLIENT.endpoint()), *OBJECTS])
     program = engine.program("n1")
     clients, ports = sorted(program.groups.values(), key=lambda group: group.id)
-    assert clients == Group(clients.id, GroupKind.ADDRESS, frozenset({"10.0.0.2"}),
+    assert clients == Group(clients.id, GroupKind.ADDRESS, Members({"10.0.0.2"}),
                             "app == 'client' && projectcalico.org/namespace == 'x'")
-    assert ports == Group(ports.id, GroupKind.PORT, frozenset({"10.0.0.1,6,8080"}),
+    assert ports == Group(ports.id, GroupKind.PORT, Members({"10.0.0.1,6,8080"}),
                           "port http of app == 'web' && projectcalico.org/namespace == 'x'")
     assert len(clients.id) <= 31  # what nf_tables' older tools take as a name
     assert program.policies == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 from services.policy.events import EndpointGone, EndpointPut
 from services.policy.hub import Hub
@@ -117,6 +118,6 @@ async def test_explanations_see_what_was_put_in_before() -> None:
     assert hub.view().workload("x/c1") is not None
 
 
-def members(program: Program) -> frozenset[str]:
+def members(program: Program) -> Set[str]:
     (group,) = program.groups.values()
     return group.members
