@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +17,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from itertools import count
-from pathlib import Path
 
 import grpc
 import uvloop
@@ -26,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.support.figures import row
 from bench.support.ipam_store import BLOCK, fill, request
+from bench.support.processes import peak
 from muslin import rpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from muslin.etcd import Compare, Etcd, Put, absent, keys, unchanged
@@ -280,7 +279,7 @@ async def full_store(empty: Side, full: Side, counts: Counts) -> list[Line]:
     for _ in range(counts.rounds):
         taken["alone"] += await timed(lambda: empty.assign("alone"), counts.alone)
         taken["alone full"] += await timed(lambda: full.assign("alone"), counts.alone)
-    memory, start = resident(full.service.pid), statistics.median(starts)
+    memory, start = peak(full.service.pid), statistics.median(starts)
     p50 = {kind: milliseconds(values) for kind, values in taken.items()}
     base = f"empty {p50['empty']:.2f} ms"
     return [
@@ -290,13 +289,6 @@ async def full_store(empty: Side, full: Side, counts: Counts) -> list[Line]:
         Line("100,000 addresses, memory", f"{memory:.0f} MB", "", memory, 300),
         Line("100,000 addresses, Assign p50", f"{p50['alone full']:.2f} ms", f"empty {p50['alone']:.2f} ms",
              p50["alone full"] / p50["alone"], 1.3)]
-
-
-def resident(pid: int) -> float:
-    """The most memory that a process has had at any time, in MB (VmHWM of proc(5))."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
-    assert found
-    return int(found[1]) / 1000
 
 
 async def measure(counts: Counts) -> list[Line]:

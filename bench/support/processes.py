@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Cost", "Failed", "Program", "finish", "resident", "run", "start", "tree_cpu"]
+__all__ = ["Cost", "Failed", "Program", "finish", "peak", "resident", "run", "start", "tree_cpu"]
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -87,6 +87,12 @@ def run(program: Program) -> Cost:
         Failed: it did not succeed.
     """
     return finish(start(program))
+
+
+def peak(pid: int) -> float:
+    """The most memory that a process has had at any time, in MB (VmHWM of proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 
 
 def resident(root: int, named: str) -> float:

@@ -20,29 +20,31 @@ Pair: TypeAlias = tuple[str, str | None]
 """A label and its value, None for any."""
 
 
-def demanded(selector: Selector) -> tuple[Pair, ...] | None:
-    """Of which labels a selector can not do without one; None if there are none such."""
+def demands(selector: Selector) -> list[tuple[Pair, ...]]:
+    """Of which labels a selector can not do without one, in all ways that there are to say it, the best first."""
     match selector:
         case Comparison(key, "==", value):
-            return ((key, value),)
+            return [((key, value),)]
         case Membership(key, values, False):
-            return tuple((key, value) for value in sorted(set(values)))
+            return [tuple((key, value) for value in sorted(set(values)))]
         case Has(key) | Comparison(key, "contains" | "starts with" | "ends with"):
-            return ((key, None),)
+            return [((key, None),)]
         case And(operands):
-            return min((found for found in map(demanded, operands) if found is not None), key=_breadth, default=None)
+            return sorted((found for operand in operands for found in demands(operand)), key=_breadth)
         case Or(operands):
-            parts = [demanded(operand) for operand in operands]
-            found = [part for part in parts if part is not None]
-            return tuple(dict.fromkeys(chain.from_iterable(found))) if len(found) == len(parts) else None
+            parts = [demands(operand)[:1] for operand in operands]
+            return [tuple(dict.fromkeys(pair for (part,) in parts for pair in part))] if all(parts) else []
         case _:
-            return None
+            return []
 
 
 def _breadth(pairs: tuple[Pair, ...]) -> tuple[bool, bool, bool, int]:
-    """How badly a demand separates: labels that are nearly everybody's do, the namespace's name separates best."""
+    """How badly a demand separates, as far as one can say beforehand: the name of a namespace separates best."""
     keys = {key for key, _ in pairs}
-    return (any(value is None for _, value in pairs), names.ORCHESTRATOR in keys, keys != {names.NAMESPACE}, len(pairs))
+    return any(value is None for _, value in pairs), names.ORCHESTRATOR in keys, not keys <= _NAMES, len(pairs)
+
+
+_NAMES = {names.NAMESPACE, names.NAMESPACE_PREFIX + names.METADATA_NAME, names.NAMESPACE_PREFIX + names.OBJECT_NAME}
 
 
 class _Filed(NamedTuple):
@@ -132,7 +134,7 @@ class SelectorIndex:
         self._users[text] = self._users.get(text, 0) + 1
         if self._users[text] > 1:
             return
-        places = demanded(selector)
+        places = self._places(selector)
         if places is None:
             self._undemanding.add(text)
         for key, value in places or ():
@@ -141,6 +143,15 @@ class SelectorIndex:
         self._selectors[text] = _Filed(selector, frozenset(keys_of(selector)), places, members)
         for attachment in members:
             self._selected_by[attachment].add(text)
+
+    def _places(self, selector: Selector) -> tuple[Pair, ...] | None:
+        """Where to file a selector: where the fewest endpoints are now. None if it demands no label."""
+        found = demands(selector)
+        if not found or (found[0] and found[0][0][1] is None):
+            return found[0] if found else None
+        valued = [pairs for pairs in found if all(value is not None for _, value in pairs)]
+        return min(valued, default=found[0], key=lambda pairs: sum(
+            len(self._with_label.get(key, {}).get(value or "", ())) for key, value in pairs))
 
     def _selectable(self, places: tuple[Pair, ...] | None) -> Iterable[Attachment]:
         """The endpoints that have one of the labels; all of them if none is demanded."""
