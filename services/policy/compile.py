@@ -93,5 +93,6 @@ def compile_policy(resource: Policy | Profile) -> Compiled:
         return tuple(result)
 
     compiled = CompiledPolicy(resource.id, resource.name, rules(resource.ingress, inward=True),
-                              rules(resource.egress, inward=False), resource.origin)
+                              rules(resource.egress, inward=False), resource.origin,
+                              isinstance(resource, Policy) and resource.log_denied)
     return Compiled(compiled, groups, scope)

@@ -28,6 +28,9 @@ OBJECT_NAME = "projectcalico.org/name"
 METADATA_NAME = "kubernetes.io/metadata.name"
 """Label that Kubernetes puts on every namespace: its name."""
 
+LOG_DENIED = "muslin.dev/log-denied"
+"""Annotation of a NetworkPolicy: `true` logs what is denied to the pods that it isolates."""
+
 RESERVED_PREFIXES = ("projectcalico.org/", NAMESPACE_PREFIX, ACCOUNT_PREFIX, "k8s_ns/label/")
 """Derived labels begin with one of these: today's names, those of service accounts, and the old policy controller's."""
 RESERVED_KEYS = frozenset({"calico/k8s_ns"})

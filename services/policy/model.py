@@ -110,6 +110,8 @@ class Policy:
     order: float = 1000
     origin: str = ""
     """Where it came from, for people: `file.yaml, document 2`."""
+    log_denied: bool = False
+    """Whether to log what the end of the tier drops at the endpoints that it isolates."""
 
     @property
     def id(self) -> str:

@@ -62,6 +62,8 @@ class CompiledPolicy:
     ingress: tuple[CompiledRule, ...]
     egress: tuple[CompiledRule, ...]
     origin: str = ""
+    log_denied: bool = False
+    """Whether what the end of its tier drops is logged under its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def translate(ref: Ref, manifest: object, origin: str = "") -> Translation:
         return Translation(_namespace(ref.name, labels, origin))
     if ref.kind == "ServiceAccount":
         return Translation(_service_account(ref, labels, origin))
-    return _NetworkPolicy(ref, origin).translate(top.get("spec", Field({}, "spec")))
+    return _NetworkPolicy(ref, origin).translate(top.get("spec", Field({}, "spec")), top.get("metadata"))
 
 
 def _service_account(ref: Ref, labels: dict[str, str], origin: str) -> Profile:
@@ -108,7 +108,7 @@ class _NetworkPolicy:
         self.ref, self.origin = ref, origin
         self.conditions: list[Condition] = []
 
-    def translate(self, spec: Field) -> Translation:
+    def translate(self, spec: Field, metadata: Field | None) -> Translation:
         fields = spec.fields(("podSelector", "ingress", "egress", "policyTypes"))
         pods: list[Selector] = []
         if "podSelector" in fields:
@@ -129,8 +129,19 @@ class _NetworkPolicy:
             ingress=self.flat(rules.get(Direction.INGRESS, ())),
             egress=self.flat(rules.get(Direction.EGRESS, ())),
             origin=self.origin,
+            log_denied=self.logs(metadata),
         )
         return Translation(policy, tuple(self.conditions))
+
+    def logs(self, metadata: Field | None) -> bool:
+        """What the annotation says; anything that it does not know counts for nothing, and is told."""
+        about = metadata.fields() if metadata else {}
+        annotations = about["annotations"].value if "annotations" in about else None
+        value = annotations.get(names.LOG_DENIED, "false") if isinstance(annotations, dict) else "false"
+        if value not in ("true", "false"):
+            self.conditions.append(Condition(f"metadata.annotations['{names.LOG_DENIED}']",
+                                             'ignored, because it is neither "true" nor "false"'))
+        return value == "true"
 
     @staticmethod
     def directions(types: Field | None, *, has_egress: bool) -> frozenset[Direction]:

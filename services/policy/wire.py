@@ -108,7 +108,8 @@ def _group(value: Group) -> policy_pb2.Group:
 
 def _policy(value: CompiledPolicy) -> policy_pb2.Policy:
     return policy_pb2.Policy(id=value.id, name=value.name, ingress=map(_rule, value.ingress),
-                             egress=map(_rule, value.egress), origin=value.origin)
+                             egress=map(_rule, value.egress), origin=value.origin,
+                             log_denied=value.log_denied)
 
 
 def _rule(value: CompiledRule) -> policy_pb2.Rule:

@@ -16,7 +16,7 @@ from services.node.nft.expressions import KeyType
 from services.node.nft.messages import EXPIRING, GROWING
 
 __all__ = ["DROPS_KEY", "INTERFACE_BYTES", "LOG_BURST", "LOG_RATE", "LOOSE_SETS", "REPORT_GROUP", "Loose", "drop_rules",
-           "log_prefix", "reason_rules"]
+           "log_prefix", "log_rule", "reason_rules"]
 
 REPORT_GROUP = 0x6d75
 """Group of nfnetlink_log that drops of watched interfaces are sent to; nobody listens but the daemon, when asked."""
@@ -29,6 +29,9 @@ REPORT_BYTES = 96
 
 LOG_RATE, LOG_BURST = 10, 50
 """Lines a second that one Log rule writes at most."""
+
+DENIED = "denied"
+"""What stands in a line of the log in place of a rule's path, where no rule decided."""
 
 DROPS_KEY = x.joined(x.INTERFACE, x.MARK, x.MARK)
 """Interface of the endpoint, and the eight bytes that stand for the cause."""
@@ -64,6 +67,11 @@ def drop_rules(direction: Direction, cause: bytes, comment: str) -> tuple[x.Rule
 def reason_rules(direction: Direction, reason: Reason) -> tuple[x.Rule, ...]:
     """The same for what no policy may let through."""
     return drop_rules(direction, names.reason_cause(direction, reason), reason.value)
+
+
+def log_rule(policy: str) -> x.Rule:
+    """Write to the kernel log that nothing allows a packet, under the name of a policy that asks for it."""
+    return x.Rule((x.limit(LOG_RATE, LOG_BURST), x.log(log_prefix(policy, DENIED))), f"denials of {policy} are logged")
 
 
 def log_prefix(policy: str, path: str) -> str:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from services.node.attachment import Attachment
 from services.node.enforce import names
-from services.node.enforce.drops import drop_rules
+from services.node.enforce.drops import drop_rules, log_rule
 from services.node.enforce.matches import render
 from services.node.enforce.names import Direction
 from services.node.enforce.program import Action, Endpoint, Group, Kind, Policy, Rule
@@ -162,6 +162,8 @@ def stage_part(stage: Stage, policies: Mapping[str, Policy], groups: Mapping[str
             dropping = names.drop_chain(name, stage.direction)
             chains[chain] = Chain(render(wanted, stage.direction, groups, policy.name or name, dropping, passing), name)
         rules.append(x.Rule((x.verdict(x.JUMP, chain),), name))
+    if stage.tiers:
+        rules += [log_rule(policies[name].name or name) for name in stage.policies if policies[name].log_denied]
     rules += drop_rules(stage.direction, names.stage_cause(stage.chain),
                         "no policy decided" if stage.tiers else "no profile decided")
     chains[stage.chain] = Chain(tuple(rules))

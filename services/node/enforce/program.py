@@ -89,6 +89,8 @@ class Policy:
     name: str = ""
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
+    log_denied: bool = False
+    """Whether what the end of its tier drops is logged under its name."""
 
     @property
     def groups(self) -> frozenset[str]:
@@ -194,7 +196,8 @@ def from_message(message: policy_pb2.SubscribeResponse) -> Update:
         groups=tuple(Group(g.id, _kind(g), selector=g.selector).altered(_members(g.members), frozenset())
                      for g in message.groups),
         members=tuple((c.id, _members(c.added), _members(c.removed)) for c in message.group_changes),
-        policies=tuple(Policy(p.id, p.name, _rules(p.ingress), _rules(p.egress)) for p in message.policies),
+        policies=tuple(Policy(p.id, p.name, _rules(p.ingress), _rules(p.egress), p.log_denied)
+                       for p in message.policies),
         endpoints=tuple(_endpoint(e) for e in message.endpoints),
         removed_groups=tuple(message.removed_groups),
         removed_policies=tuple(message.removed_policies),

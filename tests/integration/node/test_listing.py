@@ -6,6 +6,7 @@ import ipaddress
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,7 @@ from services.node.enforce.names import (
     stage_chain,
     variant_chain,
 )
+from services.node.enforce.parts import Stage
 from services.node.enforce.program import Action, Endpoint, Kind, Policy, Rule, Update
 from services.node.enforce.state import Claim, State, applied
 from services.node.errors import KernelError
@@ -134,12 +136,13 @@ def listed(nft: tuple[Nftables, str], what: str, *name: str) -> str:
     return command(path_of(nft[1]), "nft", "list", what, "inet", "muslin", *name)
 
 
-def commit(nft: tuple[Nftables, str], update: Update, *interfaces: str) -> None:
+def commit(nft: tuple[Nftables, str], update: Update, *interfaces: str) -> State:
     state = State()
     for interface in interfaces:
         state, _ = applied(state, Claim(Attachment("net", interface, "eth0"), interface))
     state, _ = applied(state, update)
     nft[0].commit(table.replacement(state.parts.values(), ["cali"]))
+    return state
 
 
 def test_an_empty_program(nft: tuple[Nftables, str]) -> None:
@@ -236,6 +239,35 @@ def test_each_kind_of_match(nft: tuple[Nftables, str], rule: Rule) -> None:
         expected = [line.replace(word, name) for line in expected]
     lines = listed(nft, "chain", policy_chain("t/p", Direction.INGRESS)).splitlines()
     assert [line.strip() for line in lines[3:-2]] == expected
+
+
+def test_denials_are_logged_where_a_policy_asks_for_it(nft: tuple[Nftables, str]) -> None:
+    """At the end of its tier, for whom and in the direction it isolates; and not where the profiles end."""
+    allow = (Rule(Action.ALLOW, 6, ports=((80, 80),)),)
+    policies = [Policy("t/a", "a", ingress=allow), Policy("t/b", "b", ingress=allow, egress=allow, log_denied=True),
+                Policy("profile/p", "p", log_denied=True)]
+    logged = ('limit rate 10/second burst 50 packets log prefix "muslin b denied: " '
+              'comment "denials of b are logged"')
+
+    def ends(direction: Direction, *tiers: tuple[str, ...]) -> list[str]:
+        """The rules of a stage behind the jumps to its policies, but for those of each drop."""
+        chain = stage_chain(direction, tiers, ("profile/p",))
+        lines = [line.strip() for line in listed(nft, "chain", chain).splitlines()[2:-2]]
+        rules = [line for line in lines if not line.startswith("jump")]
+        assert rules[-1].startswith("counter")
+        return rules[:-3]
+
+    one = Endpoint(Attachment("net", "cali1", "eth0"), "cali1", (ipaddress.IPv4Address("10.0.0.1"),),
+                   (("t/a", "t/b"),), (), ("profile/p",))
+    two = replace(one, attachment=Attachment("net", "cali2", "eth0"), interface="cali2", ingress=(("t/a",),),
+                  egress=(("t/b",),))
+    state = commit(nft, Update(1, snapshot=True, policies=tuple(policies), endpoints=(one, two)), "cali1", "cali2")
+    assert ends(Direction.INGRESS, ("t/a", "t/b")) == [logged]
+    assert ends(Direction.INGRESS, ("t/a",)) == []
+    assert ends(Direction.EGRESS, ("t/b",)) == [logged]
+    assert ends(Direction.EGRESS) == []
+    _, changed = applied(state, Update(2, policies=(replace(policies[1], log_denied=False),)))
+    assert {owner[1].tiers for owner in changed if isinstance(owner[1], Stage)} == {(("t/a", "t/b"),), (("t/b",),)}
 
 
 def test_a_refused_transaction_changes_nothing_and_says_which_message(nft: tuple[Nftables, str]) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from muslin.selectors import parse
+from services.node.enforce.program import from_message
+from services.policy import wire
 from services.policy.fields import FieldError
 from services.policy.model import Action, Direction, Policy, PortRange, Profile, Rule
+from services.policy.program import EMPTY, diff
 from services.policy.translate import Condition, Ref, Translation, translate
-from tests.unit.policy.cluster import namespace, network_policy
+from tests.unit.policy.cluster import Cluster, Pod, namespace, network_policy
 
 SHOP = "projectcalico.org/namespace == 'shop'"
 KNOWN = "has(pcns.kubernetes.io/metadata.name)"
@@ -312,6 +315,33 @@ def test_names(ref: Ref, message: str) -> None:
 def test_a_manifest_must_be_an_object() -> None:
     with pytest.raises(FieldError, match="must be an object, is a list"):
         translate(Ref("Namespace", "", "shop"), [])
+
+
+@pytest.mark.parametrize(("annotations", "logged", "told"), [
+    ({}, False, False),
+    ({"muslin.dev/log-denied": "true", "other": "x"}, True, False),
+    ({"muslin.dev/log-denied": "false"}, False, False),
+    ({"muslin.dev/log-denied": "yes"}, False, True),
+    ({"muslin.dev/log-denied": True}, False, True),
+    ("muslin.dev/log-denied", False, False),
+])
+def test_an_annotation_logs_what_is_denied(annotations: object, logged: bool, told: bool) -> None:
+    manifest = network_policy("shop", "web", {"podSelector": {}})
+    manifest["metadata"]["annotations"] = annotations
+    made = translate(Ref("NetworkPolicy", "shop", "web"), manifest)
+    assert isinstance(made.resource, Policy)
+    assert made.resource.log_denied is logged
+    assert made.conditions == ((Condition("metadata.annotations['muslin.dev/log-denied']",
+                                          'ignored, because it is neither "true" nor "false"'),) if told else ())
+
+
+def test_a_node_is_told_which_policy_logs() -> None:
+    manifest = network_policy("shop", "web", {"podSelector": {}})
+    manifest["metadata"]["annotations"] = {"muslin.dev/log-denied": "true"}
+    engine = Cluster([Pod("shop", "web", "10.0.0.1")], [namespace("shop"), manifest]).engine
+    message = wire.subscribe_response(diff(EMPTY, engine.program("n1")), 1, snapshot=True, resume="")
+    assert {policy.id: policy.log_denied for policy in from_message(message).policies} == {
+        "default/knp.default.shop.web": True, "profile/k8s_ns.shop": False}
 
 
 def test_a_namespace_becomes_a_profile_that_allows_and_hands_down_its_labels() -> None:

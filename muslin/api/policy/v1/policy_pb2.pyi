@@ -905,12 +905,17 @@ class Policy(_message.Message):
     INGRESS_FIELD_NUMBER: _builtins.int
     EGRESS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    LOG_DENIED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Stable id: `<tier>/<name>` for a policy, `profile/<name>` for a profile."""
     name: _builtins.str
     """Name, such as `knp.default.shop.allow-web`."""
     origin: _builtins.str
     """Where it came from."""
+    log_denied: _builtins.bool
+    """Whether to log what the end of its tier drops at the endpoints that it
+    isolates.
+    """
     @_builtins.property
     def ingress(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """Rules on traffic into the endpoint, in order."""
@@ -927,10 +932,11 @@ class Policy(_message.Message):
         ingress: _abc.Iterable[Global___Rule] | None = ...,
         egress: _abc.Iterable[Global___Rule] | None = ...,
         origin: _builtins.str = ...,
+        log_denied: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress", "id", b"id", "ingress", b"ingress", "name", b"name", "origin", b"origin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["egress", b"egress", "id", b"id", "ingress", b"ingress", "log_denied", b"log_denied", "name", b"name", "origin", b"origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
