@@ -12,6 +12,7 @@ from prometheus_client import Counter, Histogram, start_http_server
 RPC_TOTAL = Counter("muslin_rpc_total", "Calls served, by method and gRPC status.", ["method", "status"])
 RPC_SECONDS = Histogram("muslin_rpc_seconds", "Seconds a served call took, by method.", ["method"],
                         buckets=(.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30))
+RPC_REFUSED = Counter("muslin_rpc_refused_total", "Calls and connections refused, by reason.", ["reason"])
 
 
 @lru_cache(maxsize=1024)

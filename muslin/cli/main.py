@@ -17,6 +17,7 @@ from muslin.cli.ipam.group import ipam
 from muslin.cli.options import run_dir as _run_dir
 from muslin.cli.places import DEFAULT_STATE, Places
 from muslin.cli.policy.group import policy
+from muslin.options import etcd_members
 
 __all__ = ["main"]
 
@@ -291,6 +292,54 @@ def uninstall(bin_dir: Path, conf_dir: Path, name: str, force: bool) -> None:
     from muslin.cli import install as installing
     for line in installing.uninstall(installing.Places(bin_dir.absolute(), conf_dir.absolute(), name), force=force):
         print(line)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--node", "nodes", multiple=True, default=("node1", "node2", "node3"), show_default=True,
+              envvar="MUSLIN_NODES", metavar="NAME", help="Name of a node; repeatable.")
+@click.option("--hosts", multiple=True, metavar="[NAME=]HOST[,HOST...]",
+              help="More DNS names or IP addresses at which NAME (a service, etcd member or node), or everybody who "
+                   "serves, is reached; repeatable.")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Life of a certificate.")
+@click.option("--renew", type=click.IntRange(0, 3650), default=30, show_default=True, metavar="DAYS",
+              help="Replace what ends within so many days.")
+@click.option("--owner", type=(int, int), default=None, metavar="UID GID",
+              help="Whose the keys are.  [default: whose they were, else yours]")
+def certs(directory: Path, nodes: tuple[str, ...], hosts: tuple[str, ...], days: int, renew: int,
+          owner: tuple[int, int] | None) -> None:
+    """Make the certificates of a cluster: an authority, etcd members, services, nodes, operator.
+
+    DIR/ca.crt is what everybody trusts; DIR/ca.key signs and should be kept elsewhere. In DIR/NAME are tls.crt, tls.key
+    and ca.crt, for the options --tls-cert, --tls-key and --tls-ca of NAME; in DIR/etcd-root those for `muslin
+    etcd-auth`. What is valid stays, what soon ends is replaced: repeat it often. Running services take new files
+    without a restart.
+    """
+    from muslin.errors import FailedPrecondition
+    try:
+        from muslin.cli.certs import directory as files
+    except ImportError as problem:
+        raise FailedPrecondition(f"{problem}; install it: pip install 'muslin[certs]'") from problem
+    from muslin.cli.certs.subjects import subjects
+    for line in files.write(directory, subjects(nodes, hosts), days=days, renew=renew, owner=owner):
+        print(line)
+
+
+@cli.command("etcd-auth")
+@etcd_members
+def etcd_auth(etcd: tuple[str, ...], etcd_cert: Path | None, etcd_key: Path | None, etcd_ca: Path | None) -> None:
+    """Have etcd's users: ipam, endpoint and policy may touch their own keys only, everybody else nothing.
+
+    Needs a cluster with --client-cert-auth, and the certificate of `root` (DIR/etcd-root of `muslin certs`). Repeating
+    it changes nothing.
+    """
+    from muslin.cli import interrupt
+    from muslin.etcd import Members
+    from muslin.etcd.auth import set_up
+    from muslin.tls import named
+    for line in interrupt.run(set_up(Members.of(etcd, named(etcd_cert, etcd_key, etcd_ca, "etcd")))):
+        print(line)
+    print("authentication is required")
 
 
 @cli.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from muslin.etcd.admin import Lease
 from muslin.etcd.client import Etcd
+from muslin.etcd.members import Members
 from muslin.etcd.values import (
     Alarm,
     Compare,
@@ -28,7 +29,7 @@ from muslin.etcd.values import (
 from muslin.etcd.watch import Watch
 
 __all__ = [
-    "Etcd", "Lease", "Watch",
+    "Etcd", "Lease", "Members", "Watch",
     "KeyValue", "Snapshot",
     "Put", "Delete", "Get", "Op", "Compare", "absent", "unchanged", "TxnResult",
     "Kind", "Event", "WatchBatch",

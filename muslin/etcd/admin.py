@@ -17,6 +17,7 @@ from muslin.etcd.cluster import CHANNEL_OPTIONS, Address
 from muslin.etcd.compat import etcd3
 from muslin.etcd.stubs import rpc_pb2 as pb
 from muslin.etcd.values import Alarm, Member, Status
+from muslin.tls import Certificates, Material
 
 __all__ = ["Admin", "Lease", "status", "members", "alarms"]
 
@@ -30,28 +31,43 @@ _THREADS = 4
 class Admin:
     """python-etcd3 clients, one for each member, and the threads they run in. `timeout` (seconds) bounds each call."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, certificates: Certificates | None = None) -> None:
         self._timeout = timeout
-        self._clients: dict[Address, Client] = {}
+        self._certificates = certificates
+        self._clients: dict[Address, tuple[Material | None, Client]] = {}
+        self._replaced: dict[Address, Client] = {}  # calls may still be on their way
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="etcd3")
 
     async def run(self, address: Address, function: Callable[[Client], T], timeout: float) -> T:
         """Call the function with a member's client, in a thread. Raises TimedOut and what python-etcd3 raises."""
-        client = self._clients.get(address)
-        if client is None:
-            host = f"[{address.host}]" if address.version == 6 else address.host
-            client = self._clients[address] = etcd3.client(host=host, port=address.port, timeout=self._timeout,
-                                                           grpc_options=CHANNEL_OPTIONS)
+        client = self._client(address)
         call = asyncio.get_running_loop().run_in_executor(self._threads, function, client)
         try:
             return await asyncio.wait_for(call, timeout)
         except TimeoutError:
             raise TimedOut(f"etcd at {address} did not answer within {timeout:.3g} s") from None
 
+    def _client(self, address: Address) -> Client:
+        material = self._certificates.load() if self._certificates else None
+        known, client = self._clients.get(address, (None, None))
+        if client is None or known is not material:
+            if (older := self._replaced.pop(address, None)) is not None:
+                older.close()
+            if client is not None:
+                self._replaced[address] = client
+            host = f"[{address.host}]" if address.version == 6 else address.host
+            files = self._certificates.files if self._certificates else None
+            tls = {"ca_cert": str(files.authority), "cert_key": str(files.key),
+                   "cert_cert": str(files.certificate)} if files else {}
+            client = etcd3.client(host=host, port=address.port, timeout=self._timeout, grpc_options=CHANNEL_OPTIONS,
+                                  **tls)
+            self._clients[address] = material, client
+        return client
+
     def close(self) -> None:
         """End the connections; calls in flight fail, and their threads with them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for client in self._clients.values():
+        for client in (*(client for _, client in self._clients.values()), *self._replaced.values()):
             client.close()
 
 

@@ -23,9 +23,11 @@ from muslin.etcd.cluster import REQUIRE_LEADER, Cluster, Connection
 from muslin.etcd.compat import etcd3
 from muslin.etcd.failures import UNKNOWN, full, refused, translate
 from muslin.etcd.full import carried_out, written
+from muslin.etcd.members import Members
 from muslin.etcd.stubs import rpc_pb2 as pb
 from muslin.etcd.values import Alarm, Compare, Delete, Get, KeyValue, Member, Op, Put, Snapshot, Status, TxnResult
 from muslin.etcd.watch import Watch
+from muslin.tls import Certificates
 
 __all__ = ["Etcd"]
 
@@ -39,7 +41,8 @@ _ATTEMPTS = 5  # at most, for what may be repeated
 class Etcd:
     """A client for one event loop. Connects on first use; `aclose()` ends it, as does leaving `async with`.
 
-    `endpoints` are "host:port", any number of members of one cluster; a name may stand for several addresses.
+    `members` are "host:port", any number of members of one cluster; a name may stand for several addresses. For TLS it
+    is Members.
     `timeout` in seconds bounds every call, and each call can be given its own.
 
     All methods raise Unavailable if no member answers, TimedOut if one did not answer in time, and what else etcd says
@@ -47,10 +50,15 @@ class Etcd:
     Unavailable or TimedOut a write may or may not have been done, and the caller finds out by reading.
     """
 
-    def __init__(self, endpoints: Sequence[str], *, timeout: float = 5.0) -> None:
-        self._cluster = Cluster(endpoints)
+    def __init__(self, members: Sequence[str] | Members, *, timeout: float = 5.0) -> None:
+        """Raises InvalidArgument for endpoints that are none, FailedPrecondition for TLS files that are unusable."""
+        if not isinstance(members, Members):
+            certificates, endpoints = None, members
+        else:
+            certificates, endpoints = Certificates(members.tls) if members.tls else None, members.endpoints
+        self._cluster = Cluster(endpoints, certificates)
         self._timeout = timeout
-        self._admin = Admin(timeout)
+        self._admin = Admin(timeout, certificates)
         self.written = 0
         """Revision of the latest transaction of this client's that was answered."""
         self._wrote: asyncio.Future[None] | None = None

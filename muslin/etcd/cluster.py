@@ -25,6 +25,7 @@ from muslin.errors import InvalidArgument, TimedOut, Unavailable, Unsupported
 from muslin.etcd.failures import translate
 from muslin.etcd.stubs import rpc_pb2 as pb
 from muslin.etcd.stubs import rpc_pb2_grpc as rpc
+from muslin.tls import Certificates, Material
 
 __all__ = ["Address", "Connection", "Cluster", "CHANNEL_OPTIONS", "REQUIRE_LEADER"]
 
@@ -50,7 +51,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 REQUIRE_LEADER = grpc.aio.Metadata(("hasleader", "true"))
 """Metadata: a member that has lost its leader must refuse at once, and end a watch, instead of going silent."""
 
-_ENDPOINT = re.compile(r"(?:http://)?(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^\s/:\[\]]+)):(?P<port>[0-9]{1,5})/?")
+_ENDPOINT = re.compile(r"(?:(?P<scheme>https?)://)?(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^\s/:\[\]]+)):(?P<port>[0-9]{1,5})/?")
+_LOOK = 1.0  # seconds between looks at the certificates' files
+_RENEW = 5.0  # seconds for the first connection with new certificates
+_GRACE = 10.0  # seconds for calls on connections with old ones: twice as long as a call may take
 _STAGGER = 0.05  # seconds between the first attempts to connect to one member and to the next
 
 
@@ -62,14 +66,21 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read "host:port", with or without "http://" before it. Raises InvalidArgument, Unsupported (https)."""
-        if text.startswith("https://"):
-            raise Unsupported(f"etcd endpoint {text!r}: TLS to etcd is not supported, use http or host:port")
+    def parse(cls, text: str, *, tls: bool = False) -> Address:
+        """Read "host:port", with or without a scheme before it, which must fit what is spoken.
+
+        Raises:
+            InvalidArgument: it is malformed, or names plaintext where TLS is spoken.
+            Unsupported: it names TLS, and there is no certificate.
+        """
         found = _ENDPOINT.fullmatch(text)
         if found is None or not 0 < int(found["port"]) < 65536:
             raise InvalidArgument(f"etcd endpoint {text!r} is not of the form host:port, such as 127.0.0.1:2379 or "
                                   "[::1]:2379")
+        if found["scheme"] == "https" and not tls:
+            raise Unsupported(f"etcd endpoint {text!r}: TLS to etcd needs --etcd-cert, --etcd-key and --etcd-ca")
+        if found["scheme"] == "http" and tls:
+            raise InvalidArgument(f"etcd endpoint {text!r} means plaintext, and TLS is asked for: use https")
         return cls(found["bracketed"] or found["plain"], int(found["port"]))
 
     @property
@@ -92,14 +103,19 @@ class Address:
 class Connection:
     """The channel to one member and the stubs on it; connects when first used."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, material: Material | None = None) -> None:
+        """Plaintext without certificates."""
         self.address = address
+        self._material = material
         self._heard = -math.inf
 
     @cached_property
     def channel(self) -> grpc.aio.Channel:
         """The channel: made late, because it belongs to the event loop that runs when it is made."""
-        return grpc.aio.insecure_channel(self.address.target, options=CHANNEL_OPTIONS)
+        if (material := self._material) is None:
+            return grpc.aio.insecure_channel(self.address.target, options=CHANNEL_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(material.authority, material.key, material.certificate)
+        return grpc.aio.secure_channel(self.address.target, credentials, options=CHANNEL_OPTIONS)
 
     @cached_property
     def kv(self) -> rpc.KVAsyncStub:
@@ -152,20 +168,50 @@ class Connection:
                 raise failure from error
         self.heard()
 
-    async def aclose(self) -> None:
-        """End the connection and every call on it."""
+    async def aclose(self, grace: float | None = None) -> None:
+        """End the connection; and every call on it, after `grace` seconds at most."""
         if "channel" in vars(self):
-            await self.channel.close()
+            await self.channel.close(grace)
+
+
+async def _first(order: Sequence[Connection]) -> Connection:
+    """The first that is connected, with a small advantage for those at the front."""
+    async def attempt(connection: Connection, delay: float) -> Connection:
+        await asyncio.sleep(delay)
+        await connection.channel.channel_ready()
+        return connection
+
+    attempts = [asyncio.create_task(attempt(connection, _STAGGER * place), name=f"etcd-to-{connection.address}")
+                for place, connection in enumerate(order)]
+    try:
+        await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+        return next(task.result() for task in attempts if task.done())
+    finally:
+        for task in attempts:
+            task.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
 
 
 class Cluster:
-    """All endpoints of one etcd cluster. Raises InvalidArgument if there are none or one is malformed."""
+    """All endpoints of one etcd cluster, with TLS if there are certificates.
 
-    def __init__(self, endpoints: Sequence[str]) -> None:
+    When the files of these change, connections are made with the new ones, and take over once one is up.
+
+    Raises:
+        InvalidArgument: there is no endpoint, or one is malformed.
+        Unsupported: one is "https://", and there are no certificates.
+    """
+
+    def __init__(self, endpoints: Sequence[str], certificates: Certificates | None = None) -> None:
         if not endpoints:
             raise InvalidArgument("no etcd endpoint is given: name at least one host:port")
-        addresses = dict.fromkeys(Address.parse(endpoint) for endpoint in endpoints)
-        self._order = [Connection(address) for address in addresses]  # the next to try first
+        addresses = dict.fromkeys(Address.parse(each, tls=certificates is not None) for each in endpoints)
+        self._certificates = certificates
+        self._material = certificates.load() if certificates else None
+        self._look = 0.0  # when to look at the files again
+        self._tasks: set[asyncio.Task[None]] = set()  # taking over; each ends by itself
+        self._leaving: set[Connection] = set()  # connections with earlier certificates
+        self._order = [Connection(address, self._material) for address in addresses]  # the next to try first
         self.names = ", ".join(str(address) for address in addresses)
         self._current: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -176,6 +222,8 @@ class Cluster:
 
     async def connection(self, timeout: float) -> Connection:
         """A connected member, waiting for one up to `timeout` seconds. Raises Unavailable."""
+        if self._certificates is not None:
+            self._renew(self._certificates)
         current = self._current
         if current is not None and current.up:
             return current
@@ -203,27 +251,50 @@ class Cluster:
         """A call on this member failed: prefer the others from now on."""
         if self._current is connection:
             self._current = None
-        self._order.remove(connection)
-        self._order.append(connection)
+        if connection in self._order:  # else one with certificates that were replaced meanwhile
+            self._order.remove(connection)
+            self._order.append(connection)
 
     async def _connect(self) -> Connection:
-        async def attempt(connection: Connection, delay: float) -> Connection:
-            await asyncio.sleep(delay)
-            await connection.channel.channel_ready()
-            return connection
-
-        attempts = [asyncio.create_task(attempt(connection, _STAGGER * place), name=f"etcd-to-{connection.address}")
-                    for place, connection in enumerate(self._order)]
+        order = self._order
         try:
-            await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
-            self._current = next(task.result() for task in attempts if task.done())
+            found = await _first(order)
+            if self._order is order:  # else others have taken over; this one serves those that wait for it
+                self._current = found
         finally:
             self._connecting = None
-            for task in attempts:
-                task.cancel()
-            await asyncio.gather(*attempts, return_exceptions=True)
-        log.debug("etcd connected endpoint=%s", self._current.address)
-        return self._current
+        log.debug("etcd connected endpoint=%s", found.address)
+        return found
+
+    def _renew(self, certificates: Certificates) -> None:
+        """Look for new files, now and then, and have connections with them take over."""
+        if (now := time.monotonic()) < self._look or self.closed:
+            return
+        self._look = now + _LOOK
+        material = certificates.load()
+        if material is not self._material:
+            self._look = math.inf  # until this one has been tried
+            task = asyncio.create_task(self._take_over(material), name="etcd-renew")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _take_over(self, material: Material) -> None:
+        fresh = [Connection(connection.address, material) for connection in self._order]
+        before = fresh  # to be closed: these, unless they take over
+        try:
+            async with asyncio.timeout(_RENEW):
+                current = await _first(fresh)
+            before, self._order, self._current, self._material = self._order, fresh, current, material
+            log.info("etcd: new certificate in use endpoint=%s", current.address)
+        except TimeoutError:
+            log.warning("etcd at %s takes no connection with the new certificate; that before stays in use, and the "
+                        "new one is tried again", self.names)
+        finally:
+            self._look = time.monotonic() + _LOOK
+            self._leaving.update(before)
+            # Calls have ended by then; watches are told, and go on with the new ones.
+            await asyncio.gather(*(connection.aclose(_GRACE) for connection in before))
+            self._leaving.difference_update(before)
 
     async def aclose(self) -> None:
         """End all connections and the search for one."""
@@ -231,6 +302,9 @@ class Cluster:
         if (search := self._connecting) is not None:
             search.cancel()
             await asyncio.wait([search])
+        for task in (taking := tuple(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*taking, return_exceptions=True)
         self._current = None
-        for connection in self._order:
+        for connection in (*self._order, *self._leaving):
             await connection.aclose()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
 
 from muslin import log as logs
-from muslin.errors import from_status
+from muslin.errors import InvalidArgument, from_status
+from muslin.rpc import tls
+from muslin.rpc.replicas import Replicas
+
+__all__ = ["channel", "translated"]
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     # A frozen peer answers nothing and closes nothing: only pings tell. ping_timeout is what counts in grpcio's
@@ -24,6 +28,16 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
+)
+
+_REMOTE: tuple[tuple[str, Any], ...] = (
+    *((key, value) for key, value in _OPTIONS if not key.startswith(("grpc.keepalive", "grpc.http2.ping_"))),
+    # There are other replicas to go to, so a frozen one is given up within four seconds. gRPC's own threads answer
+    # pings: a process that is merely busy does.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),  # never through a proxy meant for the web
 )
 
 
@@ -66,12 +80,36 @@ def _traced(method: Any) -> Callable[..., Any]:
     return call
 
 
-def channel(target: str) -> grpc.aio.Channel:
-    """A channel to `unix:/path` or `host:port`. It connects by itself, and again after a loss.
+def channel(target: str, name: str = "") -> grpc.aio.Channel:
+    """A channel to `unix:/path`, or to the replicas `host:port[,host:port...]` of a service, over TCP with TLS.
 
-    The caller closes it, and gives every call a timeout.
+    It connects by itself, and again after a loss. Of several replicas `name` (this process', by default a random one)
+    decides which is preferred, so that callers spread over them. The caller closes it, and gives every call a timeout.
+
+    Raises:
+        InvalidArgument: the target is neither.
+        FailedPrecondition: TCP, and this process has no certificate.
     """
-    return cast(grpc.aio.Channel, _Channel(grpc.aio.insecure_channel(target, options=_OPTIONS)))
+    if target.startswith("unix:"):
+        return cast(grpc.aio.Channel, _Channel(grpc.aio.insecure_channel(target, options=_OPTIONS)))
+    certificates = tls.own(target)
+    replicas = Replicas(_targets(target), certificates, _secure, name)
+    return cast(grpc.aio.Channel, _Channel(cast(grpc.aio.Channel, replicas)))
+
+
+def _secure(target: str, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+    return grpc.aio.secure_channel(target, credentials, options=_REMOTE)
+
+
+def _targets(text: str) -> Sequence[str]:
+    found = list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
+    for each in found:
+        host, _, port = each.rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InvalidArgument(f"target {each!r}: use unix:/path, or host:port, several with commas between")
+    if not found:
+        raise InvalidArgument(f"target {text!r}: use unix:/path, or host:port, several with commas between")
+    return found
 
 
 @contextmanager

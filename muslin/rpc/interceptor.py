@@ -1,4 +1,4 @@
-"""What happens around every call that is served: request id, metrics, errors, and an end to streams on shutdown."""
+"""What happens around every call that is served: admission, request id, metrics, errors, an end to streams."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import grpc
 from muslin import log as logs
 from muslin import metrics
 from muslin.errors import MuslinError
+from muslin.rpc.guard import Guard, decoder
 
 log = logging.getLogger(__name__)
 
@@ -62,30 +63,40 @@ class Around(grpc.aio.ServerInterceptor):
         return logging.INFO if method[1:].partition("/")[0] in self.own else logging.DEBUG
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        wrap: Callable[[str, Any], Any] = self._stream if handler.response_streaming else self._unary
+        wrap: Callable[[str, Any, bool], Any] = self._stream if handler.response_streaming else self._unary
         kind = (f"{'stream' if handler.request_streaming else 'unary'}"
                 f"_{'stream' if handler.response_streaming else 'unary'}")
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(wrap(method, getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
+        inner = wrap(method, getattr(handler, kind), bool(handler.request_streaming))
+        return make(inner, decoder(handler.request_deserializer), handler.response_serializer)
 
-    def _unary(self, method: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _guard(self, method: str) -> Guard:
+        return Guard(method, lambda: self.own)
+
+    def _unary(self, method: str, inner: Callable[..., Awaitable[Any]], streams: bool,
+               ) -> Callable[..., Awaitable[Any]]:
+        guard = self._guard(method)
+
         async def call(request: Any, context: Context) -> Any:
             with _Observation(method, context, self._level(method)):
                 try:
+                    request = _admitted(guard, request, context, streams)
                     return await inner(request, context)
                 except Exception as problem:  # noqa: BLE001  every failure gets a status here, and only here
                     await _abort(method, context, problem)
         return call
 
-    def _stream(self, method: str, inner: Callable[..., AsyncIterator[Any] | Awaitable[None]],
+    def _stream(self, method: str, inner: Callable[..., AsyncIterator[Any] | Awaitable[None]], streams: bool,
                 ) -> Callable[..., AsyncIterator[Any]]:
+        guard = self._guard(method)
+
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             task = asyncio.current_task()
             assert task is not None
             self._streams.add(task)
             with _Observation(method, context, self._level(method)):
                 try:
-                    responses = inner(request, context)
+                    responses = inner(_admitted(guard, request, context, streams), context)
                     if isinstance(responses, AsyncIterator):
                         async for response in responses:
                             yield response
@@ -101,6 +112,15 @@ class Around(grpc.aio.ServerInterceptor):
                 finally:
                     self._streams.discard(task)
         return call
+
+
+def _admitted(guard: Guard, request: Any, context: Context, streams: bool) -> Any:
+    """The request, or the stream of them, once it may pass. Raises MuslinError if it may not."""
+    caller = guard.admit(context)
+    if streams:
+        return guard.checked(request, caller, context)
+    guard.check(request, caller, context)
+    return request
 
 
 class _Observation:

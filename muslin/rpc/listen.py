@@ -1,9 +1,8 @@
-"""Addresses to listen on: a unix socket nobody can steal, or TCP on this host."""
+"""Addresses to listen on: a unix socket nobody can steal, or TCP."""
 
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import os
 import stat
 from pathlib import Path
@@ -52,7 +51,7 @@ def unix_path(address: str) -> Path | None:
     """The path of `unix:/path`, None for TCP.
 
     Raises:
-        InvalidArgument: it is neither, or TCP that others could reach (plaintext is for this host only).
+        InvalidArgument: it is neither.
     """
     if address.startswith("unix:"):
         path = Path(address.removeprefix("unix:"))
@@ -61,13 +60,7 @@ def unix_path(address: str) -> Path | None:
         if len(os.fsencode(path)) > 107:
             raise InvalidArgument(f"--listen {address}: a unix socket's path has at most 107 bytes")
         return path
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise InvalidArgument(f"--listen {address}: use unix:/path or host:port")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise InvalidArgument(f"--listen {address}: plaintext is served on loopback addresses only")
     return None

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from muslin import metrics as metrics_
 from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.errors import MuslinError
+from muslin.rpc import tls
 from muslin.rpc.app import App, Readiness
 from muslin.rpc.interceptor import Around
 from muslin.rpc.listen import SocketLock, unix_path
@@ -61,7 +62,10 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
             for address in listen:
                 if path := unix_path(address):
                     sockets.enter_context(SocketLock(path))
-                server.add_insecure_port(address)
+                    server.add_insecure_port(address)
+                else:
+                    credentials = tls.server_credentials(tls.own(f"--listen {address}"))
+                    server.add_secure_port(address, credentials)
             if metrics:
                 metrics_.serve(metrics)
             await app.start(readiness)

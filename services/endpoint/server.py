@@ -9,7 +9,7 @@ import grpc
 
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.errors import Unavailable
-from muslin.etcd import Etcd, keys
+from muslin.etcd import Etcd, Members, keys
 from muslin.etcd.mirror import Mirror
 from muslin.rpc import App, Part, Readiness
 from services.endpoint.api import Endpoints
@@ -29,7 +29,7 @@ class EndpointApp(App):
 
     name = "muslin-endpoint"
 
-    def __init__(self, etcd: Sequence[str]) -> None:
+    def __init__(self, etcd: Sequence[str] | Members) -> None:
         super().__init__()
         self._etcd = Etcd(etcd)
         self._mirror = Mirror(self._etcd, keys.ENDPOINT)

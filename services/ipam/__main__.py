@@ -8,6 +8,7 @@ import click
 
 from muslin import log, rpc
 from muslin.errors import MuslinError
+from muslin.etcd import Members
 from services.ipam.inventory import ENDPOINT
 from services.ipam.server import IpamApp
 from services.ipam.upkeep.collector import GRACE
@@ -26,7 +27,7 @@ from services.ipam.upkeep.service import COLLECT_INTERVAL
 @click.option("--collect-grace", type=click.FloatRange(min=0), default=GRACE, show_default=True,
               envvar="MUSLIN_COLLECT_GRACE", metavar="SECONDS",
               help="How long after it was given an address is left alone, used or not.")
-def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: tuple[str, ...], pool: str,
+def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: Members, pool: str,
          endpoint: str, collect_interval: float, collect_grace: float) -> None:
     """Give attachments their addresses, and keep account of them in etcd."""
     log.setup("muslin-ipam", log_level)

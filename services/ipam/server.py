@@ -11,7 +11,7 @@ import grpc
 
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from muslin.errors import MuslinError, Unavailable
-from muslin.etcd import Etcd, keys
+from muslin.etcd import Etcd, Members, keys
 from muslin.etcd.mirror import Change, Mirror
 from muslin.rpc import App, Part, Readiness
 from services.ipam import admin, pools
@@ -45,7 +45,7 @@ class IpamApp(App):
 
     name = "muslin-ipam"
 
-    def __init__(self, etcd: Sequence[str], pool: str, endpoint: str = ENDPOINT, *,
+    def __init__(self, etcd: Sequence[str] | Members, pool: str, endpoint: str = ENDPOINT, *,
                  collect_grace: float = GRACE, collect_interval: float = COLLECT_INTERVAL) -> None:
         super().__init__()
         self._default = pools.make("default", pool)

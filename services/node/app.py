@@ -64,7 +64,7 @@ class NodeApp(rpc.App):
         self._iptables = Iptables(self._nft, self._prefixes)
         self._monitor = Monitor()
         self._kernel = Kernel(self._monitor, self._uplink)
-        self._channels = {service: rpc.channel(target) for service, target in self._targets.items()}
+        self._channels = {service: rpc.channel(target, self.node) for service, target in self._targets.items()}
         self.upkeep = Upkeep(self.node, self._channels, self._kernel, self._enforcer, self.attachments, self._monitor,
                              self._run, self._state)
         plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments, self.upkeep, self._prefixes)

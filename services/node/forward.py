@@ -18,8 +18,9 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.api.policy.v1 import policy_pb2
+from muslin.rpc.access import repeatable
 from muslin.rpc.identity import NODE_METADATA
-from muslin.rpc.tunnel import Tunnel, received
+from muslin.rpc.tunnel import Tunnel, Tunnels, received, tunnel_to
 from services.node.upkeep.gate import Gate, Key
 
 __all__ = ["PACKAGES", "Forwarder"]
@@ -54,7 +55,7 @@ class Forwarder(grpc.GenericRpcHandler):
         self._node = node
         self._channels = channels
         self._gate = gate
-        self._tunnels = {package: Tunnel(channel) for package, channel in channels.items()}
+        self._tunnels = {package: tunnel_to(channel) for package, channel in channels.items()}
         self._handlers = {path: self._handler(path, method) for path, method in _methods().items()}
 
     async def aclose(self) -> None:
@@ -83,8 +84,9 @@ class Forwarder(grpc.GenericRpcHandler):
         return (*((key, value) for key, value in received if key not in _OWN and not key.startswith("grpc-")),
                 (NODE_METADATA, self._node))
 
-    def _unary(self, tunnel: Tunnel, path: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _unary(self, tunnel: Tunnel | Tunnels, path: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
         gate = self._gate if path.endswith(".Plugin/Add") else None
+        again = repeatable(path)
 
         async def forward(request: bytes, context: Context) -> bytes:
             remaining = context.time_remaining()
@@ -92,7 +94,7 @@ class Forwarder(grpc.GenericRpcHandler):
                 await gate.adding(key, remaining)
                 remaining = context.time_remaining()  # it may have had to wait
             try:
-                answer = await tunnel.call(path, request, metadata=self._metadata(context),
+                answer = await tunnel.call(path, request, metadata=self._metadata(context), again=again,
                                            timeout=DEFAULT_SECONDS if remaining is None else remaining)
             except grpc.aio.AioRpcError as problem:
                 await _pass_on(problem, context)

@@ -8,6 +8,7 @@ import click
 
 from muslin import log, rpc
 from muslin.errors import MuslinError
+from muslin.etcd import Members
 from services.policy.server import PolicyApp
 
 
@@ -15,7 +16,7 @@ from services.policy.server import PolicyApp
 @rpc.options("unix:/run/muslin/policy.sock")
 @click.option("--endpoint", default="unix:/run/muslin/endpoint.sock", show_default=True, envvar="MUSLIN_ENDPOINT",
               metavar="TARGET", help="unix:/path or host:port of the endpoint service.")
-def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: tuple[str, ...], endpoint: str) -> None:
+def main(listen: tuple[str, ...], metrics: str | None, log_level: str, etcd: Members, endpoint: str) -> None:
     """Translate Kubernetes' policies, compile them for each node, and explain what they decide."""
     log.setup("muslin-policy", log_level)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc
 
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
-from muslin.etcd import Etcd
+from muslin.etcd import Etcd, Members
 from muslin.rpc import App, Part, Readiness
 from services.policy.endpoints import EndpointSource
 from services.policy.plugin import Plugin
@@ -21,7 +21,7 @@ class PolicyApp(App):
 
     name = "muslin-policy"
 
-    def __init__(self, etcd: Sequence[str], endpoint: str) -> None:
+    def __init__(self, etcd: Sequence[str] | Members, endpoint: str) -> None:
         super().__init__()
         self._endpoint = endpoint
         self._etcd = Etcd(etcd)

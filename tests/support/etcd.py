@@ -13,10 +13,11 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +25,9 @@ from typing import Any, Self, TypeVar
 
 from muslin import netns
 from muslin.etcd.binary import etcd_version, find_etcd
+from muslin.tls import Files
 
-__all__ = ["EtcdServer", "EtcdCluster"]
+__all__ = ["EtcdServer", "EtcdCluster", "free_ports"]
 
 T = TypeVar("T")
 
@@ -39,11 +41,20 @@ def _flags(program: Path) -> tuple[str, ...]:
     return (*fast, "--unsafe-no-fsync") if etcd_version(program) >= (3, 5, 0) else fast
 
 
+def _tls_flags(files: Files) -> Iterator[str]:
+    for side in ("", "peer-"):
+        yield f"--{side}cert-file={files.certificate}"
+        yield f"--{side}key-file={files.key}"
+        yield f"--{side}trusted-ca-file={files.authority}"
+        yield f"--{side}client-cert-auth=true"
+
+
 def _within(namespace: Path | None, function: Callable[[], T]) -> T:
     return function() if namespace is None else netns.run(namespace, function)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """TCP ports of this host that nobody has at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -63,8 +74,10 @@ class EtcdServer:
     """
 
     def __init__(self, *, namespace: Path | None = None, program: Path | None = None, name: str = "default",
-                 arguments: Sequence[str] = ()) -> None:
+                 arguments: Sequence[str] = (), tls: Files | None = None) -> None:
+        """With `tls` clients and peers must show certificates of the same authority."""
         self.name = name
+        self.tls = tls
         self.program = program or find_etcd()
         self.directory = Path(tempfile.mkdtemp(prefix="muslin-etcd-"))
         self.log = self.directory / "log"
@@ -76,8 +89,12 @@ class EtcdServer:
 
     def pick_ports(self) -> None:
         """Take two ports that are free now."""
-        self.port, self.peer_port = _within(self._namespace, lambda: _free_ports(2))
-        self.peer = f"{self.name}=http://127.0.0.1:{self.peer_port}"
+        self.port, self.peer_port = _within(self._namespace, lambda: free_ports(2))
+        self.peer = f"{self.name}={self._scheme}://127.0.0.1:{self.peer_port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls else "http"
 
     @property
     def endpoint(self) -> str:
@@ -124,11 +141,12 @@ class EtcdServer:
 
     def launch(self) -> None:
         """Start the process and do not wait for it."""
-        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{self.peer_port}"
+        client, peer = f"{self._scheme}://{self.endpoint}", f"{self._scheme}://127.0.0.1:{self.peer_port}"
         command = [str(self.program), f"--name={self.name}", f"--data-dir={self.directory / 'data'}",
                    f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
                    f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
-                   f"--initial-cluster={self.initial_cluster or self.peer}", *_flags(self.program), *self._arguments]
+                   f"--initial-cluster={self.initial_cluster or self.peer}", *_flags(self.program), *self._arguments,
+                   *(_tls_flags(self.tls) if self.tls else ())]
         with self.log.open("wb") as log:
             self._process = _within(self._namespace, lambda: subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True))
@@ -168,6 +186,10 @@ class EtcdServer:
     def _http(self, method: str, path: str, body: object = None, *, parse: Callable[[str], Any] = json.loads) -> Any:
         def ask() -> Any:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            if self.tls:
+                context = ssl.create_default_context(cafile=self.tls.authority)
+                context.load_cert_chain(self.tls.certificate, self.tls.key)
+                connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=context)
             try:
                 connection.request(method, path, None if body is None else json.dumps(body))
                 return parse(connection.getresponse().read().decode())
@@ -229,8 +251,10 @@ class EtcdServer:
 class EtcdCluster:
     """Several servers that form one cluster; use as a context manager."""
 
-    def __init__(self, size: int = 3) -> None:
-        self.members = [EtcdServer(name=f"member{number}") for number in range(size)]
+    def __init__(self, size: int = 3, tls: Sequence[Files] = ()) -> None:
+        """`tls` are those of each member."""
+        self.members = [EtcdServer(name=f"member{number}", tls=tls[number] if tls else None)
+                        for number in range(size)]
         for member in self.members:
             member.initial_cluster = ",".join(each.peer for each in self.members)
 

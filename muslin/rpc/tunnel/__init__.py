@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from muslin.rpc.tunnel.client import Tunnel
 from muslin.rpc.tunnel.context import received
+from muslin.rpc.tunnel.replicated import Tunnels, tunnel_to
 from muslin.rpc.tunnel.server import Handlers, TunnelServicer
 
-__all__ = ["Handlers", "Tunnel", "TunnelServicer", "received"]
+__all__ = ["Handlers", "Tunnel", "TunnelServicer", "Tunnels", "received", "tunnel_to"]

@@ -35,8 +35,11 @@ class Tunnel:
         self._stream: _Stream | None = None
         self._closed = False
 
-    async def call(self, method: str, request: bytes, *, timeout: float, metadata: Pairs = ()) -> tunnel_pb2.Answer:
+    async def call(self, method: str, request: bytes, *, timeout: float, metadata: Pairs = (),
+                   again: bool = False) -> tunnel_pb2.Answer:
         """Call a unary method, such as `/muslin.ipam.v1.Plugin/Add`, with its serialized request.
+
+        Whether the call could be made `again` elsewhere does not matter here: there is one server.
 
         Raises:
             grpc.aio.AioRpcError: it failed, or has no answer within `timeout` seconds, or the server is not there.
@@ -49,6 +52,13 @@ class Tunnel:
         if answer.status:
             raise _error(_CODES.get(answer.status, grpc.StatusCode.UNKNOWN), answer.message, received(answer.trailing))
         return answer
+
+    async def finish(self) -> None:
+        """Take no more calls, and end when those on their way have ended."""
+        self._closed = True
+        if self._stream is not None:
+            await self._stream.drained()
+            await self._stream.aclose()
 
     async def aclose(self) -> None:
         """End the stream; calls on their way fail with CANCELLED."""
@@ -96,6 +106,11 @@ class _Stream:
         if self._outbox.pop(number, None) is None:
             self._cancelled.append(number)
             self._wake.set()
+
+    async def drained(self) -> None:
+        while self._pending:
+            await asyncio.wait(set(self._pending.values()))
+            await asyncio.sleep(0)  # who waited takes its future out
 
     async def aclose(self) -> None:
         self._task.cancel()

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import grpc
 
 from muslin.api.rpc.v1 import tunnel_pb2
+from muslin.rpc.identity import Caller
 
 Pairs = Sequence[tuple[str, str | bytes]]
 """Metadata as grpcio has it."""
@@ -33,9 +34,10 @@ class Abort(grpc.aio.BaseError):
 class CallContext:
     """The part of grpc.aio.ServicerContext that unary handlers use; the rest is the stream's own."""
 
-    def __init__(self, stream: Any, call: tunnel_pb2.Call, deadline: float | None) -> None:
-        """`deadline` is in the loop's time."""
+    def __init__(self, stream: Any, caller: Caller, call: tunnel_pb2.Call, deadline: float | None) -> None:
+        """`caller` is who opened the stream; `deadline` is in the loop's time."""
         self._stream, self._deadline = stream, deadline
+        self.caller = caller
         self._metadata = received(call.metadata)
         self._code: grpc.StatusCode | None = None
         self._details = ""

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from muslin.api.rpc.v1 import tunnel_pb2, tunnel_pb2_grpc
+from muslin.rpc.identity import caller_of
 from muslin.rpc.tunnel.context import Abort, CallContext, carried
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class _Stream:
 
     def __init__(self, handlers: Handlers, wrap: Wrap, context: Context) -> None:
         self._handlers, self._wrap, self._context = handlers, wrap, context
+        self._caller = caller_of(context)
         self._running: dict[int, asyncio.Task[tunnel_pb2.Answer]] = {}
         self._ready: list[tunnel_pb2.Answer] = []
         self._wake = asyncio.Event()
@@ -151,7 +153,7 @@ class _Stream:
     async def _answer(self, call: tunnel_pb2.Call) -> tunnel_pb2.Answer:
         """Serve one call; raises nothing but CancelledError."""
         deadline = asyncio.get_running_loop().time() + call.timeout_ms / 1000 if call.timeout_ms else None
-        context = CallContext(self._context, call, deadline)
+        context = CallContext(self._context, self._caller, call, deadline)
         handler = self._handlers.find(call.method, context.invocation_metadata(), self._wrap)
         if handler is None:
             return _failed(call, grpc.StatusCode.UNIMPLEMENTED, f"{call.method} is not served through a tunnel")

@@ -138,7 +138,7 @@ async def test_a_method_that_nobody_serves_is_unimplemented(setup: Setup) -> Non
 async def test_a_request_that_does_not_decode_is_an_error_of_its_own(setup: Setup) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await setup.tunnel.call(ADD, b"\xff", timeout=PATIENCE)
-    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert failed.value.code() is grpc.StatusCode.DATA_LOSS
     assert (await setup.add("eth0")).status == 0
 
 

@@ -1,0 +1,68 @@
+"""Calling one of several replicas, each through a tunnel of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from muslin.api.rpc.v1 import tunnel_pb2
+from muslin.rpc.replicas import Replica, Replicas
+from muslin.rpc.tunnel.client import Tunnel
+from muslin.rpc.tunnel.context import Pairs
+from muslin.tasks import TaskSet
+
+__all__ = ["Tunnels", "tunnel_to"]
+
+
+class Tunnels:
+    """As a Tunnel, to the replica that is best when a call begins."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        """The replicas stay the caller's, and must live longer."""
+        self._replicas = replicas
+        self._open: dict[Replica, tuple[object, Tunnel]] = {}
+        self._tasks = TaskSet()
+
+    async def call(self, method: str, request: bytes, *, timeout: float, metadata: Pairs = (),
+                   again: bool = False) -> tunnel_pb2.Answer:
+        """As Tunnel.call. If the call may be made `again`, and one replica is UNAVAILABLE, each other one is asked.
+
+        Raises:
+            grpc.aio.AioRpcError: that of the replica that was asked last.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout
+        tried: set[Replica] = set()
+        while True:
+            replica = self._replicas.pick(tried)
+            assert replica is not None, "there is one more than were tried"
+            tried.add(replica)
+            try:
+                return await self._tunnel(replica).call(method, request, timeout=max(ends - loop.time(), 0.001),
+                                                        metadata=metadata)
+            except grpc.aio.AioRpcError as problem:
+                more = self._replicas.pick(tried) is not None and loop.time() < ends
+                if not (again and more and problem.code() is grpc.StatusCode.UNAVAILABLE):
+                    raise
+
+    def _tunnel(self, replica: Replica) -> Tunnel:
+        line, tunnel = self._open.get(replica, (None, None))
+        if tunnel is None or line is not replica.line:
+            if tunnel is not None:  # over a line that was replaced: what is on its way comes back over it
+                self._tasks.spawn(f"finish {replica.target}", tunnel.finish())
+            tunnel = Tunnel(replica.channel)
+            self._open[replica] = replica.line, tunnel
+        return tunnel
+
+    async def aclose(self) -> None:
+        """End all; calls on their way fail with CANCELLED."""
+        await self._tasks.aclose()
+        for _, tunnel in self._open.values():
+            await tunnel.aclose()
+
+
+def tunnel_to(channel: grpc.aio.Channel) -> Tunnel | Tunnels:
+    """What calls through a tunnel over the channel: one, or one to each replica behind it."""
+    replicas = getattr(channel, "replicated", None)
+    return Tunnels(replicas) if isinstance(replicas, Replicas) else Tunnel(channel)
