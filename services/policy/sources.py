@@ -1,8 +1,9 @@
 """What the stored records mean: changes of records in, events for the engine out.
 
 A record that can not be read or translated changes nothing: the one before it stays in force, and the complaint is
-listed with the conditions. (Requests are checked before they are stored, so it takes another program, or a later
-version of this one, to write such a record.)
+listed with the conditions. Where there is none before it, as after a restart, a policy is closed (`closed`).
+(Requests are checked before they are stored, so it takes another program, or a later version of this one, to write such
+a record.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from muslin.errors import Corrupt, InvalidArgument
 from muslin.etcd import keys
 from muslin.etcd.mirror import Change
 from services.policy import records
+from services.policy.closed import stand_in
 from services.policy.events import Event, ResourceGone, ResourcePut
 from services.policy.model import DEFAULT_TIER, Policy, Profile, Resource, Tier, profile_id
 from services.policy.objects import POLICY_KINDS, Condition, Ref
@@ -33,6 +35,8 @@ class _Known:
     conditions: tuple[Condition, ...] = ()
     accepted: bool = False
     """Whether that record is what is in force."""
+    closed: bool = False
+    """Whether what is in force only stands in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Status:
     conditions: tuple[Condition, ...]
     policy: str
     """Id of what is in force for it; empty if nothing is."""
+    closed: bool = False
+    """Whether that only stands in for it: no version of it was understood, so its pods are isolated."""
 
 
 class Sources:
@@ -76,22 +82,33 @@ class Sources:
         if change.new is None:
             self._objects.pop(change.key, None)
             return self._withdrawn(known.resource_id)
-        record = known.object
+        record = None
         try:
             record = records.decode_object(change.key, change.new.value)
             translation = record.translate()
         except (Corrupt, InvalidArgument) as problem:
-            kept = "the version before it is in force" if known.resource_id else "it is not in force"
-            log.error("stored object is not usable object=%s problem=%s (%s)", ref, problem.message, kept)  # noqa: TRY400
-            condition = Condition("", f"{problem.message}; {kept}")
-            self._objects[change.key] = _Known(ref, record, known.resource_id, (condition,))
-            return []
-        resource = translation.resource
-        self._objects[change.key] = _Known(ref, record, resource.id, translation.conditions, accepted=True)
-        # A policy that has moved to another tier has another id there.
+            return self._unusable(change.key, known, record, problem.message)
+        self._objects[change.key] = _Known(ref, record, translation.resource.id, translation.conditions, accepted=True)
+        return self._put(known, translation.resource)
+
+    def _put(self, known: _Known, resource: Resource) -> list[Event]:
+        """What to do when an object is in force as this. One that has moved to another tier has another id there."""
         events = self._withdrawn(known.resource_id) if known.resource_id != resource.id else []
         self._declared[resource.id] = resource
         return [*events, ResourcePut(resource)]
+
+    def _unusable(self, key: str, known: _Known, record: Object | None, problem: str) -> list[Event]:
+        """What to do with a record that can not be understood; `record` is None if not even its object can be read."""
+        closed, kept = None, "it is not in force"
+        if known.resource_id and not known.closed:
+            kept = "the version before it is in force"
+        elif known.ref.kind in POLICY_KINDS and (closed := stand_in(known.ref, record)):
+            kept = f"until it is, what it is for is isolated and nothing is allowed by it: {closed.selector}"
+        log.error("stored object is not usable object=%s problem=%s (%s)", known.ref, problem, kept)
+        resource_id = closed.id if closed else known.resource_id
+        self._objects[key] = _Known(known.ref, record or known.object, resource_id,
+                                    (Condition("", f"{problem}; {kept}"),), closed=closed is not None)
+        return self._put(known, closed) if closed else []
 
     def _withdrawn(self, resource_id: str) -> list[Event]:
         """What to do when an object is no more: a network's own profile takes the place of one that was declared."""
@@ -149,5 +166,5 @@ class Sources:
     def policies(self) -> list[Status]:
         """What has become of each object that is a policy or should be one, sorted by kind, namespace and name."""
         return [Status(known.ref, known.object.origin if known.object else "", known.accepted, self._said(known),
-                       known.resource_id)
+                       known.resource_id, known.closed)
                 for _, known in sorted(self._objects.items()) if known.ref.kind in POLICY_KINDS]

@@ -33,9 +33,12 @@ from services.policy.model import (
 from services.policy.objects import Condition, Ref, Translation, check, header
 from services.policy.port_ranges import merged_ranges
 
-__all__ = ["Condition", "Ref", "Translation", "check", "translate"]
+__all__ = ["Condition", "KUBERNETES_POLICY", "Ref", "Translation", "check", "translate"]
 
-_VERSIONS = {"Namespace": "v1", "ServiceAccount": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
+KUBERNETES_POLICY = "networking.k8s.io/v1"
+"""Version of Kubernetes' NetworkPolicy."""
+
+_VERSIONS = {"Namespace": "v1", "ServiceAccount": "v1", "NetworkPolicy": KUBERNETES_POLICY}
 _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 _SERVICE_ACCOUNT = ("apiVersion", "kind", "metadata", "secrets", "imagePullSecrets", "automountServiceAccountToken")
 _PEER_LISTS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}

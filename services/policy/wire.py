@@ -185,6 +185,7 @@ def policy_status(item: Status, ref: policy_pb2.ObjectRef, conditions: Iterable[
         accepted=item.accepted,
         conditions=conditions,
         policy=item.policy,
+        closed=item.closed,
         enforced_nodes=where.enforced,
         pending_nodes=where.pending,
     )

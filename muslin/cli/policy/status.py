@@ -38,11 +38,16 @@ def _node(node: policy_pb2.NodeStatus) -> tuple[str, ...]:
 
 
 def _policy(policy: policy_pb2.PolicyStatus) -> tuple[str, ...]:
-    accepted = "yes" if policy.accepted else "no, the version before is in force" if policy.policy else "no"
-    if policy.accepted and policy.conditions:
-        accepted = "in part"
-    return (_name(policy.object), accepted, _named(policy.enforced_nodes) or "-", _named(policy.pending_nodes) or "-",
-            policy.origin or "-")
+    return (_name(policy.object), _accepted(policy), _named(policy.enforced_nodes) or "-",
+            _named(policy.pending_nodes) or "-", policy.origin or "-")
+
+
+def _accepted(policy: policy_pb2.PolicyStatus) -> str:
+    if policy.accepted:
+        return "in part" if policy.conditions else "yes"
+    if policy.closed:
+        return "no, its pods are isolated"
+    return "no, the version before is in force" if policy.policy else "no"
 
 
 def _name(ref: policy_pb2.ObjectRef) -> str:

@@ -34,11 +34,13 @@ def test_policies_with_what_became_of_them() -> None:
                                 enforced_nodes=["n1", "n2", "n3", "n4"], pending_nodes=["n5"]),
         policy_pb2.PolicyStatus(object=REF, accepted=True, conditions=[condition]),
         policy_pb2.PolicyStatus(object=REF, accepted=False, policy="default/x"),
+        policy_pb2.PolicyStatus(object=REF, accepted=False, policy="default/x", closed=True),
         policy_pb2.PolicyStatus(object=REF, accepted=False)])
     listed = rows(status)
     assert listed[0] == ["no node is subscribed here, and none has endpoints"]
-    assert listed[3:7] == [["NetworkPolicy shop/web", "yes", "n1 n2 n3 and 1 more", "n5", "a.yaml, document 1"],
+    assert listed[3:8] == [["NetworkPolicy shop/web", "yes", "n1 n2 n3 and 1 more", "n5", "a.yaml, document 1"],
                            ["NetworkPolicy shop/web", "in part", "-", "-", "-"],
                            ["NetworkPolicy shop/web", "no, the version before is in force", "-", "-", "-"],
+                           ["NetworkPolicy shop/web", "no, its pods are isolated", "-", "-", "-"],
                            ["NetworkPolicy shop/web", "no", "-", "-", "-"]]
-    assert listed[8] == ["NetworkPolicy shop/web spec.ingress[0]: dropped, because"]
+    assert listed[9] == ["NetworkPolicy shop/web spec.ingress[0]: dropped, because"]

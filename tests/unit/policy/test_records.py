@@ -16,13 +16,13 @@ from muslin.etcd import KeyValue, Put, keys
 from muslin.etcd.mirror import Change
 from muslin.selectors import parse
 from services.policy.events import ResourceGone, ResourcePut
-from services.policy.model import Action, Policy, Profile, Rule
+from services.policy.model import Action, Direction, Policy, Profile, Rule
 from services.policy.policies import MAX_COMPLAINTS, checked
 from services.policy.records import Object, decode_object, decode_profile, encode, network_profile
 from services.policy.sources import Sources
 from services.policy.store import MAX_BYTES, MAX_OPERATIONS, batches
 from services.policy.translate import Ref
-from tests.unit.policy.cluster import namespace, network_policy
+from tests.unit.policy.cluster import calico, namespace, network_policy, ref_of
 
 ZERO = {"ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}]}
 
@@ -134,12 +134,72 @@ def test_what_can_not_be_understood_leaves_the_old_in_force() -> None:
     assert sources.conditions() == []
 
 
-def test_what_was_never_understood_is_deleted_without_an_event() -> None:
+def test_what_is_no_policy_and_was_never_understood_is_deleted_without_an_event() -> None:
+    """A namespace that is not there closes by itself: its pods' profile is missing, which drops."""
     sources = Sources()
-    assert sources.take([stored(POLICY.key, b"x")]) == []
+    key = record(namespace("shop")).key
+    assert sources.take([stored(key, b"x")]) == []
     assert "it is not in force" in sources.conditions()[0][1].message
-    assert sources.take([gone(POLICY.key)]) == []
+    assert sources.take([gone(key)]) == []
     assert sources.conditions() == []
+
+
+SHOP = "projectcalico.org/namespace == 'shop'"
+INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
+
+
+@pytest.mark.parametrize(("manifest", "selector", "directions"), [
+    (network_policy("shop", "p", {"podSelector": {"matchLabels": {"a": "1"}}, "ingress": [{"form": []}]}),
+     f"{SHOP} && a == '1'", {INGRESS}),
+    (network_policy("shop", "p", {"ingress": [{"form": []}], "egress": [{}], "policyTypes": ["Egress"]}), SHOP,
+     {EGRESS}),
+    (network_policy("shop", "p", {"ingress": [{}], "egress": [{"to": 7}]}), SHOP, {INGRESS, EGRESS}),
+    (network_policy("shop", "p", {"podSelector": {"matchLabels": {"a": "1"}}, "policyTypes": ["Sideways"]}),
+     f"{SHOP} && a == '1'", {INGRESS, EGRESS}),
+    (network_policy("shop", "p", {"podSelector": {"matchFields": {}}}), SHOP, {INGRESS, EGRESS}),
+    ({**network_policy("shop", "p", {}), "spec": []}, SHOP, {INGRESS, EGRESS}),
+    (calico("NetworkPolicy", "p", {"selector": "a == '1'", "tier": "t", "egress": [{"action": "Shrug"}],
+                                   "types": ["Egress"]}, "shop"), f"{SHOP} && a == '1'", {EGRESS}),
+    (calico("GlobalNetworkPolicy", "p", {"selector": "a ~ '1'", "namespaceSelector": "b == '2'"}), "all()",
+     {INGRESS, EGRESS}),
+])
+def test_a_policy_that_was_never_understood_isolates_what_it_is_for(manifest: dict[str, Any], selector: str,
+                                                                   directions: set[Direction]) -> None:
+    """As after a restart: left out it would open what it shut. A good version takes its place; deleted, it is gone."""
+    ref = ref_of(manifest)
+    item = Object(ref.kind, ref.namespace, ref.name, "a.yaml", msgspec.Raw(json.dumps(manifest).encode()))
+    sources = Sources()
+    (event,) = sources.take([stored(item.key, encode(item))])
+    assert isinstance(event, ResourcePut)
+    made = event.resource
+    assert isinstance(made, Policy)
+    assert (str(made.selector), set(made.directions), made.ingress, made.egress) == (selector, directions, (), ())
+    (status,) = sources.policies()
+    assert (status.accepted, status.closed, status.policy, status.origin) == (False, True, made.id, "a.yaml")
+    assert f"what it is for is isolated and nothing is allowed by it: {selector}" in status.conditions[0].message
+    good = calico("GlobalNetworkPolicy", "p", {}) if not ref.namespace else manifest | {"spec": {}}
+    events = sources.take([stored(item.key, encode(msgspec.structs.replace(
+        item, manifest=msgspec.Raw(json.dumps(good).encode()))))])
+    assert isinstance(events[-1], ResourcePut)
+    assert events[:-1] == ([ResourceGone(made.id)] if events[-1].resource.id != made.id else [])
+    assert not sources.policies()[0].closed
+    assert sources.take([gone(item.key)]) == [ResourceGone(events[-1].resource.id)]
+
+
+@pytest.mark.parametrize("value", [b"x", b"{}"])
+def test_a_record_that_is_none_isolates_the_namespace(value: bytes) -> None:
+    sources = Sources()
+    (event,) = sources.take([stored(POLICY.key, value)])
+    assert isinstance(event, ResourcePut)
+    assert event.resource == Policy("knp.default.shop.web", parse(SHOP), frozenset(Direction))
+    assert sources.objects() == []
+    # A stand-in is no version that could stay in force.
+    narrower = record(network_policy("shop", "web", {"podSelector": {"matchLabels": {"a": "1"}}, "ingress": [7]}))
+    (event,) = sources.take([stored(POLICY.key, encode(narrower))])
+    assert isinstance(event, ResourcePut)
+    assert isinstance(event.resource, Policy)
+    assert str(event.resource.selector) == f"{SHOP} && a == '1'"
+    assert sources.take([gone(POLICY.key)]) == [ResourceGone("default/knp.default.shop.web")]
 
 
 @pytest.mark.parametrize("key", ["/muslin/policy/v1/objects/x", "/muslin/policy/v1/profiles/a/b",

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from muslin.api.cni.v1 import cni_pb2 as muslin_dot_cni_dot_v1_dot_cni__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmuslin/policy/v1/policy.proto\x12\x10muslin.policy.v1\x1a\x17muslin/cni/v1/cni.proto\"Y\n\x06Object\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x0e\n\x06origin\x18\x05 \x01(\t\":\n\tObjectRef\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"W\n\tCondition\x12+\n\x06object\x18\x01 \x01(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"9\n\x0c\x41pplyRequest\x12)\n\x07objects\x18\x01 \x03(\x0b\x32\x18.muslin.policy.v1.Object\"R\n\rApplyResponse\x12/\n\nconditions\x18\x01 \x03(\x0b\x32\x1b.muslin.policy.v1.Condition\x12\x10\n\x08revision\x18\x02 \x01(\x03\"=\n\rDeleteRequest\x12,\n\x07objects\x18\x01 \x03(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\"P\n\x0e\x44\x65leteResponse\x12,\n\x07\x64\x65leted\x18\x01 \x03(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\r\n\x0bListRequest\"j\n\x0cListResponse\x12)\n\x07objects\x18\x01 \x03(\x0b\x32\x18.muslin.policy.v1.Object\x12/\n\nconditions\x18\x02 \x03(\x0b\x32\x1b.muslin.policy.v1.Condition\"\x12\n\x10GetStatusRequest\"\x84\x01\n\x11GetStatusResponse\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.muslin.policy.v1.NodeStatus\x12\x30\n\x08policies\x18\x02 \x03(\x0b\x32\x1e.muslin.policy.v1.PolicyStatus\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc8\x01\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x19\n\x11\x63onnected_seconds\x18\x03 \x01(\x01\x12\x15\n\rsent_revision\x18\x04 \x01(\x04\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x05 \x01(\x04\x12\x13\n\x0blag_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07pending\x18\x07 \x01(\x08\x12\x11\n\tendpoints\x18\x08 \x01(\r\x12\x0f\n\x07resumed\x18\t \x01(\x08\"\xcd\x01\n\x0cPolicyStatus\x12+\n\x06object\x18\x01 \x01(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\x12/\n\nconditions\x18\x04 \x03(\x0b\x32\x1b.muslin.policy.v1.Condition\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x16\n\x0e\x65nforced_nodes\x18\x06 \x03(\t\x12\x15\n\rpending_nodes\x18\x07 \x03(\t\"0\n\x04Peer\x12\r\n\x03pod\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x61\x64\x64ress\x18\x02 \x01(\tH\x00\x42\x06\n\x04peer\"{\n\x04\x46low\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.muslin.policy.v1.Peer\x12+\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32\x16.muslin.policy.v1.Peer\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\"\xc0\x01\n\x04Step\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12.\n\tdirection\x18\x02 \x01(\x0e\x32\x1b.muslin.policy.v1.Direction\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12*\n\x07verdict\x18\x06 \x01(\x0e\x32\x19.muslin.policy.v1.Verdict\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06origin\x18\x08 \x01(\t\"`\n\x0b\x45xplanation\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.muslin.policy.v1.Verdict\x12%\n\x05steps\x18\x02 \x03(\x0b\x32\x16.muslin.policy.v1.Step\"7\n\x0e\x45xplainRequest\x12%\n\x05\x66lows\x18\x01 \x03(\x0b\x32\x16.muslin.policy.v1.Flow\"F\n\x0f\x45xplainResponse\x12\x33\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1d.muslin.policy.v1.Explanation\"(\n\tPortRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"\xc4\x01\n\x04Rule\x12(\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x18.muslin.policy.v1.Action\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x12\n\npeer_group\x18\x03 \x01(\t\x12\x0c\n\x04nets\x18\x04 \x03(\t\x12\x10\n\x08not_nets\x18\x05 \x03(\t\x12*\n\x05ports\x18\x06 \x03(\x0b\x32\x1b.muslin.policy.v1.PortRange\x12\x12\n\nport_group\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x01(\t\"\xa1\x01\n\x05Group\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.muslin.policy.v1.Group.Kind\x12\x0f\n\x07members\x18\x03 \x03(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"=\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_ADDRESS\x10\x01\x12\r\n\tKIND_PORT\x10\x02\"9\n\x0bGroupChange\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\t\x12\x0f\n\x07removed\x18\x03 \x03(\t\"\x97\x01\n\x06Policy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x07ingress\x18\x03 \x03(\x0b\x32\x16.muslin.policy.v1.Rule\x12&\n\x06\x65gress\x18\x04 \x03(\x0b\x32\x16.muslin.policy.v1.Rule\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x12\n\nlog_denied\x18\x06 \x01(\x08\".\n\x0cTierPolicies\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x10\n\x08policies\x18\x02 \x03(\t\"\xe4\x01\n\x08\x45ndpoint\x12-\n\nattachment\x18\x01 \x01(\x0b\x32\x19.muslin.cni.v1.Attachment\x12\x11\n\tinterface\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12/\n\x07ingress\x18\x04 \x03(\x0b\x32\x1e.muslin.policy.v1.TierPolicies\x12.\n\x06\x65gress\x18\x05 \x03(\x0b\x32\x1e.muslin.policy.v1.TierPolicies\x12\x10\n\x08profiles\x18\x06 \x03(\t\x12\x10\n\x08workload\x18\x07 \x01(\t\"K\n\x10SubscribeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x19\n\x11\x65nforced_revision\x18\x02 \x01(\x04\x12\x0e\n\x06resume\x18\x03 \x01(\t\"\xe9\x02\n\x11SubscribeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.muslin.policy.v1.Group\x12\x34\n\rgroup_changes\x18\x04 \x03(\x0b\x32\x1d.muslin.policy.v1.GroupChange\x12*\n\x08policies\x18\x05 \x03(\x0b\x32\x18.muslin.policy.v1.Policy\x12-\n\tendpoints\x18\x06 \x03(\x0b\x32\x1a.muslin.policy.v1.Endpoint\x12\x16\n\x0eremoved_groups\x18\x07 \x03(\t\x12\x18\n\x10removed_policies\x18\x08 \x03(\t\x12\x34\n\x11removed_endpoints\x18\t \x03(\x0b\x32\x19.muslin.cni.v1.Attachment\x12\x0e\n\x06resume\x18\n \x01(\t*G\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_ALLOW\x10\x01\x12\x10\n\x0cVERDICT_DENY\x10\x02*S\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_INGRESS\x10\x01\x12\x14\n\x10\x44IRECTION_EGRESS\x10\x02*d\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_DENY\x10\x02\x12\x0f\n\x0b\x41\x43TION_PASS\x10\x03\x12\x0e\n\nACTION_LOG\x10\x04\x32\xca\x02\n\x06Plugin\x12<\n\x03\x41\x64\x64\x12\x19.muslin.cni.v1.AddRequest\x1a\x1a.muslin.cni.v1.AddResponse\x12<\n\x03\x44\x65l\x12\x19.muslin.cni.v1.DelRequest\x1a\x1a.muslin.cni.v1.DelResponse\x12\x42\n\x05\x43heck\x12\x1b.muslin.cni.v1.CheckRequest\x1a\x1c.muslin.cni.v1.CheckResponse\x12\x39\n\x02GC\x12\x18.muslin.cni.v1.GCRequest\x1a\x19.muslin.cni.v1.GCResponse\x12\x45\n\x06Status\x12\x1c.muslin.cni.v1.StatusRequest\x1a\x1d.muslin.cni.v1.StatusResponse2\x8e\x03\n\x08Policies\x12H\n\x05\x41pply\x12\x1e.muslin.policy.v1.ApplyRequest\x1a\x1f.muslin.policy.v1.ApplyResponse\x12K\n\x06\x44\x65lete\x12\x1f.muslin.policy.v1.DeleteRequest\x1a .muslin.policy.v1.DeleteResponse\x12\x45\n\x04List\x12\x1d.muslin.policy.v1.ListRequest\x1a\x1e.muslin.policy.v1.ListResponse\x12N\n\x07\x45xplain\x12 .muslin.policy.v1.ExplainRequest\x1a!.muslin.policy.v1.ExplainResponse\x12T\n\tGetStatus\x12\".muslin.policy.v1.GetStatusRequest\x1a#.muslin.policy.v1.GetStatusResponse2d\n\x08Programs\x12X\n\tSubscribe\x12\".muslin.policy.v1.SubscribeRequest\x1a#.muslin.policy.v1.SubscribeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmuslin/policy/v1/policy.proto\x12\x10muslin.policy.v1\x1a\x17muslin/cni/v1/cni.proto\"Y\n\x06Object\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x0e\n\x06origin\x18\x05 \x01(\t\":\n\tObjectRef\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"W\n\tCondition\x12+\n\x06object\x18\x01 \x01(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"9\n\x0c\x41pplyRequest\x12)\n\x07objects\x18\x01 \x03(\x0b\x32\x18.muslin.policy.v1.Object\"R\n\rApplyResponse\x12/\n\nconditions\x18\x01 \x03(\x0b\x32\x1b.muslin.policy.v1.Condition\x12\x10\n\x08revision\x18\x02 \x01(\x03\"=\n\rDeleteRequest\x12,\n\x07objects\x18\x01 \x03(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\"P\n\x0e\x44\x65leteResponse\x12,\n\x07\x64\x65leted\x18\x01 \x03(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\r\n\x0bListRequest\"j\n\x0cListResponse\x12)\n\x07objects\x18\x01 \x03(\x0b\x32\x18.muslin.policy.v1.Object\x12/\n\nconditions\x18\x02 \x03(\x0b\x32\x1b.muslin.policy.v1.Condition\"\x12\n\x10GetStatusRequest\"\x84\x01\n\x11GetStatusResponse\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.muslin.policy.v1.NodeStatus\x12\x30\n\x08policies\x18\x02 \x03(\x0b\x32\x1e.muslin.policy.v1.PolicyStatus\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc8\x01\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x19\n\x11\x63onnected_seconds\x18\x03 \x01(\x01\x12\x15\n\rsent_revision\x18\x04 \x01(\x04\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x05 \x01(\x04\x12\x13\n\x0blag_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07pending\x18\x07 \x01(\x08\x12\x11\n\tendpoints\x18\x08 \x01(\r\x12\x0f\n\x07resumed\x18\t \x01(\x08\"\xdd\x01\n\x0cPolicyStatus\x12+\n\x06object\x18\x01 \x01(\x0b\x32\x1b.muslin.policy.v1.ObjectRef\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08\x12/\n\nconditions\x18\x04 \x03(\x0b\x32\x1b.muslin.policy.v1.Condition\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x16\n\x0e\x65nforced_nodes\x18\x06 \x03(\t\x12\x15\n\rpending_nodes\x18\x07 \x03(\t\x12\x0e\n\x06\x63losed\x18\x08 \x01(\x08\"0\n\x04Peer\x12\r\n\x03pod\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x61\x64\x64ress\x18\x02 \x01(\tH\x00\x42\x06\n\x04peer\"{\n\x04\x46low\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.muslin.policy.v1.Peer\x12+\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32\x16.muslin.policy.v1.Peer\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\"\xc0\x01\n\x04Step\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12.\n\tdirection\x18\x02 \x01(\x0e\x32\x1b.muslin.policy.v1.Direction\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12*\n\x07verdict\x18\x06 \x01(\x0e\x32\x19.muslin.policy.v1.Verdict\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06origin\x18\x08 \x01(\t\"`\n\x0b\x45xplanation\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.muslin.policy.v1.Verdict\x12%\n\x05steps\x18\x02 \x03(\x0b\x32\x16.muslin.policy.v1.Step\"7\n\x0e\x45xplainRequest\x12%\n\x05\x66lows\x18\x01 \x03(\x0b\x32\x16.muslin.policy.v1.Flow\"F\n\x0f\x45xplainResponse\x12\x33\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x1d.muslin.policy.v1.Explanation\"(\n\tPortRange\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\"\xc4\x01\n\x04Rule\x12(\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x18.muslin.policy.v1.Action\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x12\n\npeer_group\x18\x03 \x01(\t\x12\x0c\n\x04nets\x18\x04 \x03(\t\x12\x10\n\x08not_nets\x18\x05 \x03(\t\x12*\n\x05ports\x18\x06 \x03(\x0b\x32\x1b.muslin.policy.v1.PortRange\x12\x12\n\nport_group\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x01(\t\"\xa1\x01\n\x05Group\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.muslin.policy.v1.Group.Kind\x12\x0f\n\x07members\x18\x03 \x03(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"=\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_ADDRESS\x10\x01\x12\r\n\tKIND_PORT\x10\x02\"9\n\x0bGroupChange\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\t\x12\x0f\n\x07removed\x18\x03 \x03(\t\"\x97\x01\n\x06Policy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x07ingress\x18\x03 \x03(\x0b\x32\x16.muslin.policy.v1.Rule\x12&\n\x06\x65gress\x18\x04 \x03(\x0b\x32\x16.muslin.policy.v1.Rule\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x12\n\nlog_denied\x18\x06 \x01(\x08\".\n\x0cTierPolicies\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x10\n\x08policies\x18\x02 \x03(\t\"\xe4\x01\n\x08\x45ndpoint\x12-\n\nattachment\x18\x01 \x01(\x0b\x32\x19.muslin.cni.v1.Attachment\x12\x11\n\tinterface\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12/\n\x07ingress\x18\x04 \x03(\x0b\x32\x1e.muslin.policy.v1.TierPolicies\x12.\n\x06\x65gress\x18\x05 \x03(\x0b\x32\x1e.muslin.policy.v1.TierPolicies\x12\x10\n\x08profiles\x18\x06 \x03(\t\x12\x10\n\x08workload\x18\x07 \x01(\t\"K\n\x10SubscribeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x19\n\x11\x65nforced_revision\x18\x02 \x01(\x04\x12\x0e\n\x06resume\x18\x03 \x01(\t\"\xe9\x02\n\x11SubscribeResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.muslin.policy.v1.Group\x12\x34\n\rgroup_changes\x18\x04 \x03(\x0b\x32\x1d.muslin.policy.v1.GroupChange\x12*\n\x08policies\x18\x05 \x03(\x0b\x32\x18.muslin.policy.v1.Policy\x12-\n\tendpoints\x18\x06 \x03(\x0b\x32\x1a.muslin.policy.v1.Endpoint\x12\x16\n\x0eremoved_groups\x18\x07 \x03(\t\x12\x18\n\x10removed_policies\x18\x08 \x03(\t\x12\x34\n\x11removed_endpoints\x18\t \x03(\x0b\x32\x19.muslin.cni.v1.Attachment\x12\x0e\n\x06resume\x18\n \x01(\t*G\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n\rVERDICT_ALLOW\x10\x01\x12\x10\n\x0cVERDICT_DENY\x10\x02*S\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_INGRESS\x10\x01\x12\x14\n\x10\x44IRECTION_EGRESS\x10\x02*d\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_DENY\x10\x02\x12\x0f\n\x0b\x41\x43TION_PASS\x10\x03\x12\x0e\n\nACTION_LOG\x10\x04\x32\xca\x02\n\x06Plugin\x12<\n\x03\x41\x64\x64\x12\x19.muslin.cni.v1.AddRequest\x1a\x1a.muslin.cni.v1.AddResponse\x12<\n\x03\x44\x65l\x12\x19.muslin.cni.v1.DelRequest\x1a\x1a.muslin.cni.v1.DelResponse\x12\x42\n\x05\x43heck\x12\x1b.muslin.cni.v1.CheckRequest\x1a\x1c.muslin.cni.v1.CheckResponse\x12\x39\n\x02GC\x12\x18.muslin.cni.v1.GCRequest\x1a\x19.muslin.cni.v1.GCResponse\x12\x45\n\x06Status\x12\x1c.muslin.cni.v1.StatusRequest\x1a\x1d.muslin.cni.v1.StatusResponse2\x8e\x03\n\x08Policies\x12H\n\x05\x41pply\x12\x1e.muslin.policy.v1.ApplyRequest\x1a\x1f.muslin.policy.v1.ApplyResponse\x12K\n\x06\x44\x65lete\x12\x1f.muslin.policy.v1.DeleteRequest\x1a .muslin.policy.v1.DeleteResponse\x12\x45\n\x04List\x12\x1d.muslin.policy.v1.ListRequest\x1a\x1e.muslin.policy.v1.ListResponse\x12N\n\x07\x45xplain\x12 .muslin.policy.v1.ExplainRequest\x1a!.muslin.policy.v1.ExplainResponse\x12T\n\tGetStatus\x12\".muslin.policy.v1.GetStatusRequest\x1a#.muslin.policy.v1.GetStatusResponse2d\n\x08Programs\x12X\n\tSubscribe\x12\".muslin.policy.v1.SubscribeRequest\x1a#.muslin.policy.v1.SubscribeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muslin.api.policy.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=3228
-  _globals['_VERDICT']._serialized_end=3299
-  _globals['_DIRECTION']._serialized_start=3301
-  _globals['_DIRECTION']._serialized_end=3384
-  _globals['_ACTION']._serialized_start=3386
-  _globals['_ACTION']._serialized_end=3486
+  _globals['_VERDICT']._serialized_start=3244
+  _globals['_VERDICT']._serialized_end=3315
+  _globals['_DIRECTION']._serialized_start=3317
+  _globals['_DIRECTION']._serialized_end=3400
+  _globals['_ACTION']._serialized_start=3402
+  _globals['_ACTION']._serialized_end=3502
   _globals['_OBJECT']._serialized_start=76
   _globals['_OBJECT']._serialized_end=165
   _globals['_OBJECTREF']._serialized_start=167
@@ -63,43 +63,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODESTATUS']._serialized_start=883
   _globals['_NODESTATUS']._serialized_end=1083
   _globals['_POLICYSTATUS']._serialized_start=1086
-  _globals['_POLICYSTATUS']._serialized_end=1291
-  _globals['_PEER']._serialized_start=1293
-  _globals['_PEER']._serialized_end=1341
-  _globals['_FLOW']._serialized_start=1343
-  _globals['_FLOW']._serialized_end=1466
-  _globals['_STEP']._serialized_start=1469
-  _globals['_STEP']._serialized_end=1661
-  _globals['_EXPLANATION']._serialized_start=1663
-  _globals['_EXPLANATION']._serialized_end=1759
-  _globals['_EXPLAINREQUEST']._serialized_start=1761
-  _globals['_EXPLAINREQUEST']._serialized_end=1816
-  _globals['_EXPLAINRESPONSE']._serialized_start=1818
-  _globals['_EXPLAINRESPONSE']._serialized_end=1888
-  _globals['_PORTRANGE']._serialized_start=1890
-  _globals['_PORTRANGE']._serialized_end=1930
-  _globals['_RULE']._serialized_start=1933
-  _globals['_RULE']._serialized_end=2129
-  _globals['_GROUP']._serialized_start=2132
-  _globals['_GROUP']._serialized_end=2293
-  _globals['_GROUP_KIND']._serialized_start=2232
-  _globals['_GROUP_KIND']._serialized_end=2293
-  _globals['_GROUPCHANGE']._serialized_start=2295
-  _globals['_GROUPCHANGE']._serialized_end=2352
-  _globals['_POLICY']._serialized_start=2355
-  _globals['_POLICY']._serialized_end=2506
-  _globals['_TIERPOLICIES']._serialized_start=2508
-  _globals['_TIERPOLICIES']._serialized_end=2554
-  _globals['_ENDPOINT']._serialized_start=2557
-  _globals['_ENDPOINT']._serialized_end=2785
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=2787
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=2862
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=2865
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=3226
-  _globals['_PLUGIN']._serialized_start=3489
-  _globals['_PLUGIN']._serialized_end=3819
-  _globals['_POLICIES']._serialized_start=3822
-  _globals['_POLICIES']._serialized_end=4220
-  _globals['_PROGRAMS']._serialized_start=4222
-  _globals['_PROGRAMS']._serialized_end=4322
+  _globals['_POLICYSTATUS']._serialized_end=1307
+  _globals['_PEER']._serialized_start=1309
+  _globals['_PEER']._serialized_end=1357
+  _globals['_FLOW']._serialized_start=1359
+  _globals['_FLOW']._serialized_end=1482
+  _globals['_STEP']._serialized_start=1485
+  _globals['_STEP']._serialized_end=1677
+  _globals['_EXPLANATION']._serialized_start=1679
+  _globals['_EXPLANATION']._serialized_end=1775
+  _globals['_EXPLAINREQUEST']._serialized_start=1777
+  _globals['_EXPLAINREQUEST']._serialized_end=1832
+  _globals['_EXPLAINRESPONSE']._serialized_start=1834
+  _globals['_EXPLAINRESPONSE']._serialized_end=1904
+  _globals['_PORTRANGE']._serialized_start=1906
+  _globals['_PORTRANGE']._serialized_end=1946
+  _globals['_RULE']._serialized_start=1949
+  _globals['_RULE']._serialized_end=2145
+  _globals['_GROUP']._serialized_start=2148
+  _globals['_GROUP']._serialized_end=2309
+  _globals['_GROUP_KIND']._serialized_start=2248
+  _globals['_GROUP_KIND']._serialized_end=2309
+  _globals['_GROUPCHANGE']._serialized_start=2311
+  _globals['_GROUPCHANGE']._serialized_end=2368
+  _globals['_POLICY']._serialized_start=2371
+  _globals['_POLICY']._serialized_end=2522
+  _globals['_TIERPOLICIES']._serialized_start=2524
+  _globals['_TIERPOLICIES']._serialized_end=2570
+  _globals['_ENDPOINT']._serialized_start=2573
+  _globals['_ENDPOINT']._serialized_end=2801
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=2803
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=2878
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=2881
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=3242
+  _globals['_PLUGIN']._serialized_start=3505
+  _globals['_PLUGIN']._serialized_end=3835
+  _globals['_POLICIES']._serialized_start=3838
+  _globals['_POLICIES']._serialized_end=4236
+  _globals['_PROGRAMS']._serialized_start=4238
+  _globals['_PROGRAMS']._serialized_end=4338
 # @@protoc_insertion_point(module_scope)

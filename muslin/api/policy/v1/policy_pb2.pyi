@@ -480,12 +480,17 @@ class PolicyStatus(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     ENFORCED_NODES_FIELD_NUMBER: _builtins.int
     PENDING_NODES_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """Where it came from."""
     accepted: _builtins.bool
     """Whether its newest version is the one in force."""
     policy: _builtins.str
     """Id in programs, as in Policy; empty if nothing of it is in force."""
+    closed: _builtins.bool
+    """Whether what is in force only stands in for it: no version of it was
+    understood, so the pods that it is for are isolated, and it allows nothing.
+    """
     @_builtins.property
     def object(self) -> Global___ObjectRef:
         """The object."""
@@ -514,10 +519,11 @@ class PolicyStatus(_message.Message):
         policy: _builtins.str = ...,
         enforced_nodes: _abc.Iterable[_builtins.str] | None = ...,
         pending_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        closed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "conditions", b"conditions", "enforced_nodes", b"enforced_nodes", "object", b"object", "origin", b"origin", "pending_nodes", b"pending_nodes", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "closed", b"closed", "conditions", b"conditions", "enforced_nodes", b"enforced_nodes", "object", b"object", "origin", b"origin", "pending_nodes", b"pending_nodes", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

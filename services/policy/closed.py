@@ -1,0 +1,62 @@
+"""What stands in for a stored policy that can not be understood, where no version of it before is known.
+
+A process that has seen an earlier version goes on with that. One that begins has none; left out, the policy would not
+isolate its pods any more, and a restart would have opened what was shut. So it isolates the pods that it is for, as far
+as that can be read, and allows nothing: other policies still allow what they allow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from muslin.errors import InvalidArgument
+from services.policy.calico import VERSIONS
+from services.policy.model import Policy
+from services.policy.objects import Ref
+from services.policy.records import Object
+from services.policy.translate import KUBERNETES_POLICY, translate
+
+__all__ = ["stand_in"]
+
+_SCOPE = ("podSelector", "selector", "namespaceSelector", "serviceAccountSelector", "tier", "order")
+_BOTH = ["Ingress", "Egress"]
+
+
+def stand_in(ref: Ref, record: Object | None) -> Policy | None:
+    """The policy without its rules; None if nothing can be called so. `record` is None if not even that is readable.
+
+    Of its selectors, tier, order and types those count that can be read together with what comes before them in this
+    list: all of them; all but the types; none, which is every pod of its namespace, or of all namespaces.
+    """
+    kubernetes = ref.kind == "NetworkPolicy"
+    types = "policyTypes" if kubernetes else "types"
+    wanted: list[dict[str, Any]] = [{types: _BOTH}]
+    if spec := _spec(record):
+        scope = {key: spec[key] for key in _SCOPE if key in spec}
+        wanted = [{**scope, types: spec.get(types) or _given(spec)}, {**scope, types: _BOTH}, *wanted]
+    for each in wanted:
+        manifest = {"apiVersion": KUBERNETES_POLICY if kubernetes else VERSIONS[0],
+                    "kind": ref.kind.partition(".")[0], "metadata": {}, "spec": each}
+        try:
+            resource = translate(ref, manifest, record.origin if record else "").resource
+        except InvalidArgument:
+            continue
+        return resource if isinstance(resource, Policy) else None
+    return None
+
+
+def _spec(record: Object | None) -> dict[str, Any] | None:
+    """Its specification, if it has one."""
+    try:
+        manifest = msgspec.json.decode(record.manifest) if record else None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    spec = manifest.get("spec") if isinstance(manifest, dict) else None
+    return spec if isinstance(spec, dict) else None
+
+
+def _given(spec: dict[str, Any]) -> list[str]:
+    """The types of a policy that names none; ingress counts whether there are rules or not, which closes more."""
+    return _BOTH if spec.get("egress") else ["Ingress"]
