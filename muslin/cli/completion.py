@@ -12,7 +12,7 @@ __all__ = ["completion"]
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that makes a shell complete commands, options, and names of pools, reservations and nodes.
+    """Print the script that makes a shell complete commands, options, and names of pools, pods and nodes.
 
     \b
     bash   add to ~/.bashrc:  eval "$(muslin completion bash)"

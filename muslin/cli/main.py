@@ -16,7 +16,7 @@ from muslin.cli.endpoint.group import endpoint
 from muslin.cli.ipam.group import ipam
 from muslin.cli.options import run_dir as _run_dir
 from muslin.cli.places import DEFAULT_STATE, Places
-from muslin.cli.policy.group import policy
+from muslin.cli.policy.group import complete_pods, policy
 from muslin.options import etcd_members
 
 __all__ = ["main"]
@@ -212,11 +212,11 @@ def explain(source: str, destination: str, port: int, proto: str, run_dir: Path)
 
 @cli.group()
 def trace() -> None:
-    """Packets that policy drops: as they happen, and as they are counted."""
+    """Packets that policy drops, as they happen and as they are counted; and what a pod is connected to."""
 
 
 @trace.command("pod")
-@click.argument("workload", metavar="NAMESPACE/POD")
+@click.argument("workload", metavar="NAMESPACE/POD", shell_complete=complete_pods)
 @click.option("--count", type=click.IntRange(0), default=0, metavar="NUMBER", help="End after so many packets.")
 @_run_dir
 @_output
@@ -236,7 +236,8 @@ def trace_pod(workload: str, count: int, run_dir: Path, output: str) -> NoReturn
 
 
 @trace.command("drops")
-@click.argument("workload", metavar="[NAMESPACE/POD]", default="")
+@click.argument("workload", metavar="[NAMESPACE/POD]", default="",
+                shell_complete=complete_pods)
 @_run_dir
 @_output
 @_root
@@ -245,6 +246,21 @@ def trace_drops(workload: str, run_dir: Path, output: str) -> NoReturn:
     from muslin.cli import interrupt
     from muslin.cli import trace as tracing
     sys.exit(interrupt.run(tracing.drops(run_dir.absolute(), workload, output=output)))
+
+
+@trace.command("flows")
+@click.argument("workload", metavar="NAMESPACE/POD", shell_complete=complete_pods)
+@_run_dir
+@_output
+@_root
+def trace_flows(workload: str, run_dir: Path, output: str) -> NoReturn:
+    """Show what a pod is connected to now, how much goes that way, and which policy and rule allow it.
+
+    The kernel counts packets of new connections if you say: sysctl net.netfilter.nf_conntrack_acct=1
+    """
+    from muslin.cli import interrupt
+    from muslin.cli import trace as tracing
+    sys.exit(interrupt.run(tracing.flows(run_dir.absolute(), workload, output=output)))
 
 
 cli.add_command(ipam)

@@ -1,10 +1,11 @@
-"""`muslin trace`: packets that policy drops, as they happen and as they are counted."""
+"""`muslin trace`: packets that policy drops, as they happen and as they are counted; and what a pod is connected to."""
 
 from __future__ import annotations
 
 import datetime
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
@@ -13,11 +14,13 @@ from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2
 from muslin.cli.client import TIMEOUT, require_up
 from muslin.cli.console import Console
+from muslin.cli.ipam.output import plain, structured
+from muslin.cli.ipam.table import Column, Look, table
 from muslin.cli.places import Places
 from muslin.errors import TimedOut
 from muslin.rpc import channel, translated
 
-__all__ = ["drops", "line", "pod"]
+__all__ = ["drops", "flows", "line", "listed", "pod"]
 
 SESSION_SECONDS = 3600.0
 """Deadline of a stream; a watcher who stays longer begins another."""
@@ -42,11 +45,17 @@ def line(workload: str, drop: node_pb2.TraceResponse) -> str:
             f"{drop.cause.reason}{rule}")
 
 
-async def _told(run: Path, workload: str) -> AsyncIterator[node_pb2.TraceResponse]:
-    """What is dropped of a pod, without end; an empty message wherever a stream begins."""
+@asynccontextmanager
+async def _node(run: Path) -> AsyncIterator[node_pb2_grpc.NodeAsyncStub]:
+    """The node daemon of what runs there."""
     found = require_up(run)
     async with channel(Places(run, Path(found.state)).target("node")) as node:
-        stub: node_pb2_grpc.NodeAsyncStub = node_pb2_grpc.NodeStub(node)
+        yield node_pb2_grpc.NodeStub(node)
+
+
+async def _told(run: Path, workload: str) -> AsyncIterator[node_pb2.TraceResponse]:
+    """What is dropped of a pod, without end; an empty message wherever a stream begins."""
+    async with _node(run) as stub:
         while True:
             call = stub.Trace(node_pb2.TraceRequest(workload=workload), timeout=SESSION_SECONDS)
             try:
@@ -85,9 +94,7 @@ async def pod(run: Path, workload: str, *, count: int, output: str) -> int:
 
 async def drops(run: Path, workload: str, *, output: str) -> int:
     """Print what was dropped of a pod, or of all, by what decided. Gives the exit code."""
-    found = require_up(run)
-    async with channel(Places(run, Path(found.state)).target("node")) as node:
-        stub: node_pb2_grpc.NodeAsyncStub = node_pb2_grpc.NodeStub(node)
+    async with _node(run) as stub:
         with translated("node: get counters"):
             answer = await stub.GetCounters(node_pb2.GetCountersRequest(workload=workload), timeout=TIMEOUT)
     if output == "json":
@@ -99,4 +106,40 @@ async def drops(run: Path, workload: str, *, output: str) -> int:
     for each in answer.drops:
         print(f"{each.workload or each.interface:<{width}} {each.packets:>10} packets {each.bytes:>12} bytes "
               f"{_DIRECTIONS.get(each.cause.direction, 'at')} it: {each.cause.reason}")
+    return 0
+
+
+_FLOWS = (Column("BEGUN BY"), Column("PEER", shrink=True, least=15), Column("PORT"), Column("CONNECTIONS", right=True),
+          Column("SENT", right=True), Column("ANSWERED", right=True), Column("ALLOWED BY", shrink=True, least=20))
+
+
+def listed(found: node_pb2.GetFlowsResponse, look: Look) -> str:
+    """What a pod is connected to, for people. Bytes are shown where they are counted."""
+    rows = []
+    for each in found.flows:
+        protocol = _PROTOCOLS.get(each.protocol, f"protocol {each.protocol}")
+        sent, answered = ((str(each.sent_bytes), str(each.answered_bytes)) if found.accounted else ("-", "-"))
+        rows.append(("pod" if each.direction == policy_pb2.DIRECTION_EGRESS else "peer", each.peer,
+                     f"{each.port}/{protocol}" if each.port else protocol, str(each.connections), sent, answered,
+                     f"{each.policy} {each.rule}".strip() or "-"))
+    return table(_FLOWS, rows, look)
+
+
+async def flows(run: Path, workload: str, *, output: str) -> int:
+    """Print what a pod is connected to. Gives the exit code."""
+    async with _node(run) as stub:
+        with translated(f"node: flows of {workload}"):
+            answer = await stub.GetFlows(node_pb2.GetFlowsRequest(workload=workload), timeout=TIMEOUT)
+    if output == "json":
+        print(structured(plain(answer), "json"))
+        return 0
+    console = Console()
+    if not answer.flows:
+        console.say(f"{workload} is connected to nothing")
+        return 0
+    console.result(listed(answer, Look.of_stdout()))
+    if answer.left_out:
+        console.say(f"{answer.left_out} more are not shown")
+    if not answer.accounted:
+        console.say("bytes are not counted: sysctl net.netfilter.nf_conntrack_acct=1 counts those of new connections")
     return 0

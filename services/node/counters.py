@@ -17,16 +17,17 @@ from services.node.enforce.names import Direction
 from services.node.enforce.state import State
 from services.node.nft.connection import Nftables
 
-__all__ = ["DropsCollector", "cause_message", "drops_of"]
+__all__ = ["DIRECTIONS", "DropsCollector", "cause_message", "drops_of"]
 
-_DIRECTIONS = {Direction.INGRESS: policy_pb2.DIRECTION_INGRESS, Direction.EGRESS: policy_pb2.DIRECTION_EGRESS}
-_WORDS: dict[int, str] = {int(number): direction.value for direction, number in _DIRECTIONS.items()}
+DIRECTIONS = {Direction.INGRESS: policy_pb2.DIRECTION_INGRESS, Direction.EGRESS: policy_pb2.DIRECTION_EGRESS}
+"""As the API has them."""
+_WORDS: dict[int, str] = {int(number): direction.value for direction, number in DIRECTIONS.items()}
 _UNKNOWN = "a policy that is not in force any more"
 
 
 def cause_message(cause: Cause) -> node_pb2.Cause:
     """A cause as the API has it."""
-    return node_pb2.Cause(direction=_DIRECTIONS[cause.direction], policy=cause.policy, asked=cause.asked,
+    return node_pb2.Cause(direction=DIRECTIONS[cause.direction], policy=cause.policy, asked=cause.asked,
                           reason=cause.reason)
 
 

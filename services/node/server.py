@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc
 from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from services.node.counters import cause_message, drops_of
 from services.node.enforcer import Enforcer
+from services.node.flows import connections, flows_of
 from services.node.tracing import Tracer
 
 __all__ = ["NodeServer"]
@@ -36,6 +38,12 @@ class NodeServer(node_pb2_grpc.NodeServicer):
         found = drops_of(self._enforcer.state, await self._enforcer.drops())
         return node_pb2.GetCountersResponse(
             drops=[each for each in found if request.workload in ("", each.workload)])
+
+    async def GetFlows(self, request: node_pb2.GetFlowsRequest, context: Context) -> node_pb2.GetFlowsResponse:
+        """What a pod is connected to."""
+        state = self._enforcer.state
+        endpoints = state.required(request.workload)
+        return flows_of(state, endpoints, await asyncio.to_thread(connections, endpoints))
 
     async def Trace(self, request: node_pb2.TraceRequest, context: Context) -> AsyncIterator[node_pb2.TraceResponse]:
         """What is dropped, as it happens."""

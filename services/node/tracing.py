@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from muslin.errors import MuslinError, NotFound
+from muslin.errors import MuslinError
 from services.node.enforce.causes import Cause, causes
 from services.node.enforce.drops import REPORT_GROUP
 from services.node.enforce.judge import Flow, decide
@@ -92,9 +92,7 @@ class Tracer:
         self._causes: tuple[State, dict[bytes, Cause]] | None = None
 
     def _endpoints(self, workload: str) -> list[Endpoint]:
-        state = self._enforcer.state
-        found = (state.endpoint(attachment) for attachment in state.stages)
-        return [endpoint for endpoint in found if endpoint is not None and endpoint.workload == workload]
+        return self._enforcer.state.of_workload(workload)
 
     @contextlib.asynccontextmanager
     async def watching(self, workload: str) -> AsyncIterator[Watch]:
@@ -104,8 +102,7 @@ class Tracer:
             NotFound: no pod of that name is enforced here.
             KernelError: the kernel can not report.
         """
-        if not self._endpoints(workload):
-            raise NotFound(f"pod {workload!r} is not enforced on this node; it is named NAMESPACE/NAME")
+        self._enforcer.state.required(workload)
         watch = Watch(workload)
         self._watches.add(watch)
         try:

@@ -11,7 +11,7 @@ import click
 from muslin.cli.ipam.options import form, run_dir_default
 from muslin.cli.options import run_dir as _run_dir
 
-__all__ = ["policy"]
+__all__ = ["complete_pods", "policy"]
 
 UNEXPECTED = 3
 """Exit code where what was checked is not as it should be."""
@@ -33,7 +33,7 @@ def policy() -> None:
     """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
 
 
-def _pods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_pods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names of pods, for completion."""
     from muslin.cli.policy import complete
     run = Path(ctx.params.get("run_dir") or run_dir_default()).absolute()
@@ -42,7 +42,7 @@ def _pods(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
 
 def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names of namespaces, for completion."""
-    return sorted({name.partition("/")[0] for name in _pods(ctx, param, "")
+    return sorted({name.partition("/")[0] for name in complete_pods(ctx, param, "")
                    if name.startswith(incomplete)})
 
 
@@ -55,8 +55,8 @@ _pools = click.option("--pool", "pools", multiple=True, metavar="CIDR",
 
 
 @policy.command()
-@click.argument("source", metavar="FROM", shell_complete=_pods)
-@click.argument("destination", metavar="TO", shell_complete=_pods)
+@click.argument("source", metavar="FROM", shell_complete=complete_pods)
+@click.argument("destination", metavar="TO", shell_complete=complete_pods)
 @click.option("--port", type=click.IntRange(1, 65535), help="Destination port.  [default: all of them]")
 @click.option("--proto", type=click.Choice(("tcp", "udp", "sctp"), case_sensitive=False),
               help="Protocol.  [default: TCP; without --port, all three]")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from muslin.errors import NotFound
 from services.node.attachment import Attachment
 from services.node.enforce.parts import (
     Owner,
@@ -63,6 +64,21 @@ class State:
         if endpoint is None or self.claims.get(attachment) != endpoint.interface:
             return None
         return endpoint
+
+    def of_workload(self, workload: str) -> list[Endpoint]:
+        """The endpoints of a pod, `namespace/name`, that are rendered."""
+        found = (self.endpoint(attachment) for attachment in self.stages)
+        return [endpoint for endpoint in found if endpoint is not None and endpoint.workload == workload]
+
+    def required(self, workload: str) -> list[Endpoint]:
+        """The same of a pod that must be here.
+
+        Raises:
+            NotFound: no pod of that name is enforced here.
+        """
+        if found := self.of_workload(workload):
+            return found
+        raise NotFound(f"pod {workload!r} is not enforced on this node; it is named NAMESPACE/NAME")
 
 
 def applied(state: State, event: Event) -> tuple[State, frozenset[Owner]]:

@@ -7,7 +7,7 @@ import os
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.node.errors import KernelError
 from services.node.netlink.attributes import attribute, parse
@@ -26,7 +26,8 @@ __all__ = ["Conntrack", "Entry"]
 _NETLINK_NETFILTER = 12
 _CTNETLINK = 1 << 8
 _GET, _DELETE = 1, 2
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE = 1, 2, 3, 12, 18
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _COUNTERS_ORIG, _COUNTERS_REPLY, _ID, _ZONE = 1, 2, 3, 9, 10, 12, 18
+_PACKETS, _BYTES = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUM, _PROTO_SOURCE_PORT = 1, 2
 _EXPECTED = 1
@@ -51,6 +52,7 @@ class Entry:
         port: destination port; -1 where the protocol has none.
         related: another connection has announced it.
         reference: what names it to the kernel.
+        counts: packets and bytes of who began it, and of the other side; None unless the kernel counts them.
     """
 
     source: bytes
@@ -60,6 +62,7 @@ class Entry:
     port: int
     related: bool
     reference: bytes
+    counts: tuple[tuple[int, int], tuple[int, int]] | None = field(default=None, compare=False)
 
 
 class Conntrack(Socket):
@@ -149,7 +152,17 @@ def _entry(body: memoryview) -> Entry | None:
     status = int.from_bytes(found[_STATUS], "big") if _STATUS in found else 0
     reference = b"".join(attribute(kind | (_NESTED if kind == _TUPLE_ORIG else 0), bytes(found[kind]))
                          for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in found)
-    return Entry(source, destination, target, protocol[_PROTO_NUM][0], port, bool(status & _EXPECTED), reference)
+    counts = None
+    if _COUNTERS_ORIG in found and _COUNTERS_REPLY in found:
+        counts = _counts(found[_COUNTERS_ORIG]), _counts(found[_COUNTERS_REPLY])
+    return Entry(source, destination, target, protocol[_PROTO_NUM][0], port, bool(status & _EXPECTED), reference,
+                 counts)
+
+
+def _counts(counters: memoryview) -> tuple[int, int]:
+    """Packets and bytes."""
+    inner = parse(counters)
+    return int.from_bytes(inner[_PACKETS], "big"), int.from_bytes(inner[_BYTES], "big")
 
 
 def _ends(addresses: memoryview) -> tuple[bytes, bytes]:

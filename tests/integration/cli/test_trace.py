@@ -1,4 +1,4 @@
-"""`muslin trace` with everything real: what is dropped of a played pod is told with policy and rule, and counted."""
+"""`muslin trace` with everything real: what is dropped of a played pod, and what it is connected to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -35,8 +34,9 @@ spec:
 """
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Arena]:
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    tmp_path = tmp_path_factory.mktemp("trace")
     arena = Arena(tmp_path / "state")
     try:
         (tmp_path / "cluster.yaml").write_text(CLUSTER)
@@ -46,6 +46,17 @@ def machine(tmp_path: Path) -> Iterator[Arena]:
         arena.muslin("down")
     finally:
         arena.close()
+
+
+def test_what_a_pod_is_connected_to_is_shown(machine: Arena) -> None:
+    """The probes of the play are still known to the kernel."""
+    lines = machine.muslin("trace", "flows", "default/server").splitlines()
+    assert lines[0].split()[:3] == ["BEGUN", "BY", "PEER"]
+    assert any("80/tcp" in line and "only-80 spec.ingress[0]" in line for line in lines)
+    found = machine.json("trace", "flows", "default/client")
+    assert any((flow["direction"], flow["port"], flow["protocol"]) == ("DIRECTION_EGRESS", 80, 6)
+               and flow["policy"] == "profile/k8s_ns.default" for flow in found["flows"])
+    assert "default/nobody" in machine.muslin("trace", "flows", "default/nobody", code=1)
 
 
 def test_what_is_dropped_of_a_pod_is_shown_and_counted(machine: Arena) -> None:

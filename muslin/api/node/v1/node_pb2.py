@@ -26,7 +26,7 @@ from muslin.api.cni.v1 import cni_pb2 as muslin_dot_cni_dot_v1_dot_cni__pb2
 from muslin.api.policy.v1 import policy_pb2 as muslin_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19muslin/node/v1/node.proto\x12\x0emuslin.node.v1\x1a\x17muslin/cni/v1/cni.proto\x1a\x1dmuslin/policy/v1/policy.proto\"f\n\x05\x43\x61use\x12.\n\tdirection\x18\x01 \x01(\x0e\x32\x1b.muslin.policy.v1.Direction\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\r\n\x05\x61sked\x18\x03 \x03(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"r\n\x05\x44rops\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x11\n\tinterface\x18\x02 \x01(\t\x12$\n\x05\x63\x61use\x18\x03 \x01(\x0b\x32\x15.muslin.node.v1.Cause\x12\x0f\n\x07packets\x18\x04 \x01(\x04\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\"&\n\x12GetCountersRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\";\n\x13GetCountersResponse\x12$\n\x05\x64rops\x18\x01 \x03(\x0b\x32\x15.muslin.node.v1.Drops\" \n\x0cTraceRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\"\xcd\x01\n\rTraceResponse\x12\x12\n\nunix_nanos\x18\x01 \x01(\x03\x12$\n\x05\x63\x61use\x18\x02 \x01(\x0b\x32\x15.muslin.node.v1.Cause\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x10\n\x08protocol\x18\x06 \x01(\r\x12\x13\n\x0bsource_port\x18\x07 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x08 \x01(\r\x12\x0e\n\x06missed\x18\t \x01(\x04\"4\n\x04Part\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"D\n\tDeletions\x12\x0f\n\x07waiting\x18\x01 \x01(\r\x12\x16\n\x0eoldest_seconds\x18\x02 \x01(\x01\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\"\x12\n\x10GetStatusRequest\"\xd1\x01\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12.\n\x0b\x61ttachments\x18\x02 \x03(\x0b\x32\x19.muslin.cni.v1.Attachment\x12\x19\n\x11\x65nforced_revision\x18\x03 \x01(\x04\x12#\n\x05parts\x18\x04 \x03(\x0b\x32\x14.muslin.node.v1.Part\x12,\n\tdeletions\x18\x05 \x01(\x0b\x32\x19.muslin.node.v1.Deletions\x12\x10\n\x08problems\x18\x06 \x03(\t2\xca\x02\n\x06Plugin\x12<\n\x03\x41\x64\x64\x12\x19.muslin.cni.v1.AddRequest\x1a\x1a.muslin.cni.v1.AddResponse\x12<\n\x03\x44\x65l\x12\x19.muslin.cni.v1.DelRequest\x1a\x1a.muslin.cni.v1.DelResponse\x12\x42\n\x05\x43heck\x12\x1b.muslin.cni.v1.CheckRequest\x1a\x1c.muslin.cni.v1.CheckResponse\x12\x39\n\x02GC\x12\x18.muslin.cni.v1.GCRequest\x1a\x19.muslin.cni.v1.GCResponse\x12\x45\n\x06Status\x12\x1c.muslin.cni.v1.StatusRequest\x1a\x1d.muslin.cni.v1.StatusResponse2\xf8\x01\n\x04Node\x12P\n\tGetStatus\x12 .muslin.node.v1.GetStatusRequest\x1a!.muslin.node.v1.GetStatusResponse\x12V\n\x0bGetCounters\x12\".muslin.node.v1.GetCountersRequest\x1a#.muslin.node.v1.GetCountersResponse\x12\x46\n\x05Trace\x12\x1c.muslin.node.v1.TraceRequest\x1a\x1d.muslin.node.v1.TraceResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19muslin/node/v1/node.proto\x12\x0emuslin.node.v1\x1a\x17muslin/cni/v1/cni.proto\x1a\x1dmuslin/policy/v1/policy.proto\"f\n\x05\x43\x61use\x12.\n\tdirection\x18\x01 \x01(\x0e\x32\x1b.muslin.policy.v1.Direction\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\r\n\x05\x61sked\x18\x03 \x03(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"r\n\x05\x44rops\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x11\n\tinterface\x18\x02 \x01(\t\x12$\n\x05\x63\x61use\x18\x03 \x01(\x0b\x32\x15.muslin.node.v1.Cause\x12\x0f\n\x07packets\x18\x04 \x01(\x04\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\"&\n\x12GetCountersRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\";\n\x13GetCountersResponse\x12$\n\x05\x64rops\x18\x01 \x03(\x0b\x32\x15.muslin.node.v1.Drops\" \n\x0cTraceRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\"\xcd\x01\n\rTraceResponse\x12\x12\n\nunix_nanos\x18\x01 \x01(\x03\x12$\n\x05\x63\x61use\x18\x02 \x01(\x0b\x32\x15.muslin.node.v1.Cause\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x10\n\x08protocol\x18\x06 \x01(\r\x12\x13\n\x0bsource_port\x18\x07 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x08 \x01(\r\x12\x0e\n\x06missed\x18\t \x01(\x04\"#\n\x0fGetFlowsRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\"\xf9\x01\n\nFlowCounts\x12.\n\tdirection\x18\x01 \x01(\x0e\x32\x1b.muslin.policy.v1.Direction\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x13\n\x0b\x63onnections\x18\x05 \x01(\x04\x12\x14\n\x0csent_packets\x18\x06 \x01(\x04\x12\x12\n\nsent_bytes\x18\x07 \x01(\x04\x12\x18\n\x10\x61nswered_packets\x18\x08 \x01(\x04\x12\x16\n\x0e\x61nswered_bytes\x18\t \x01(\x04\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x0c\n\x04rule\x18\x0b \x01(\t\"b\n\x10GetFlowsResponse\x12)\n\x05\x66lows\x18\x01 \x03(\x0b\x32\x1a.muslin.node.v1.FlowCounts\x12\x11\n\taccounted\x18\x02 \x01(\x08\x12\x10\n\x08left_out\x18\x03 \x01(\x04\"4\n\x04Part\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"D\n\tDeletions\x12\x0f\n\x07waiting\x18\x01 \x01(\r\x12\x16\n\x0eoldest_seconds\x18\x02 \x01(\x01\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\"\x12\n\x10GetStatusRequest\"\xd1\x01\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12.\n\x0b\x61ttachments\x18\x02 \x03(\x0b\x32\x19.muslin.cni.v1.Attachment\x12\x19\n\x11\x65nforced_revision\x18\x03 \x01(\x04\x12#\n\x05parts\x18\x04 \x03(\x0b\x32\x14.muslin.node.v1.Part\x12,\n\tdeletions\x18\x05 \x01(\x0b\x32\x19.muslin.node.v1.Deletions\x12\x10\n\x08problems\x18\x06 \x03(\t2\xca\x02\n\x06Plugin\x12<\n\x03\x41\x64\x64\x12\x19.muslin.cni.v1.AddRequest\x1a\x1a.muslin.cni.v1.AddResponse\x12<\n\x03\x44\x65l\x12\x19.muslin.cni.v1.DelRequest\x1a\x1a.muslin.cni.v1.DelResponse\x12\x42\n\x05\x43heck\x12\x1b.muslin.cni.v1.CheckRequest\x1a\x1c.muslin.cni.v1.CheckResponse\x12\x39\n\x02GC\x12\x18.muslin.cni.v1.GCRequest\x1a\x19.muslin.cni.v1.GCResponse\x12\x45\n\x06Status\x12\x1c.muslin.cni.v1.StatusRequest\x1a\x1d.muslin.cni.v1.StatusResponse2\xc7\x02\n\x04Node\x12P\n\tGetStatus\x12 .muslin.node.v1.GetStatusRequest\x1a!.muslin.node.v1.GetStatusResponse\x12V\n\x0bGetCounters\x12\".muslin.node.v1.GetCountersRequest\x1a#.muslin.node.v1.GetCountersResponse\x12\x46\n\x05Trace\x12\x1c.muslin.node.v1.TraceRequest\x1a\x1d.muslin.node.v1.TraceResponse0\x01\x12M\n\x08GetFlows\x12\x1f.muslin.node.v1.GetFlowsRequest\x1a .muslin.node.v1.GetFlowsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,16 +45,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRACEREQUEST']._serialized_end=454
   _globals['_TRACERESPONSE']._serialized_start=457
   _globals['_TRACERESPONSE']._serialized_end=662
-  _globals['_PART']._serialized_start=664
-  _globals['_PART']._serialized_end=716
-  _globals['_DELETIONS']._serialized_start=718
-  _globals['_DELETIONS']._serialized_end=786
-  _globals['_GETSTATUSREQUEST']._serialized_start=788
-  _globals['_GETSTATUSREQUEST']._serialized_end=806
-  _globals['_GETSTATUSRESPONSE']._serialized_start=809
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1018
-  _globals['_PLUGIN']._serialized_start=1021
-  _globals['_PLUGIN']._serialized_end=1351
-  _globals['_NODE']._serialized_start=1354
-  _globals['_NODE']._serialized_end=1602
+  _globals['_GETFLOWSREQUEST']._serialized_start=664
+  _globals['_GETFLOWSREQUEST']._serialized_end=699
+  _globals['_FLOWCOUNTS']._serialized_start=702
+  _globals['_FLOWCOUNTS']._serialized_end=951
+  _globals['_GETFLOWSRESPONSE']._serialized_start=953
+  _globals['_GETFLOWSRESPONSE']._serialized_end=1051
+  _globals['_PART']._serialized_start=1053
+  _globals['_PART']._serialized_end=1105
+  _globals['_DELETIONS']._serialized_start=1107
+  _globals['_DELETIONS']._serialized_end=1175
+  _globals['_GETSTATUSREQUEST']._serialized_start=1177
+  _globals['_GETSTATUSREQUEST']._serialized_end=1195
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1198
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1407
+  _globals['_PLUGIN']._serialized_start=1410
+  _globals['_PLUGIN']._serialized_end=1740
+  _globals['_NODE']._serialized_start=1743
+  _globals['_NODE']._serialized_end=2070
 # @@protoc_insertion_point(module_scope)

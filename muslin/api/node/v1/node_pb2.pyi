@@ -229,6 +229,126 @@ class TraceResponse(_message.Message):
 Global___TraceResponse: _TypeAlias = TraceResponse  # noqa: Y015
 
 @_typing.final
+class GetFlowsRequest(_message.Message):
+    """GetFlowsRequest names the pod."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """`namespace/name`."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFlowsRequest: _TypeAlias = GetFlowsRequest  # noqa: Y015
+
+@_typing.final
+class FlowCounts(_message.Message):
+    """FlowCounts counts the connections that a pod has with one peer at one port.
+    What is counted ends with the connections.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    SENT_PACKETS_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    ANSWERED_PACKETS_FIELD_NUMBER: _builtins.int
+    ANSWERED_BYTES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    direction: _policy_pb2.Direction.ValueType
+    """As seen from the pod: whether it or its peer began them."""
+    peer: _builtins.str
+    """Address of the other side, as translated."""
+    protocol: _builtins.int
+    """IP protocol number."""
+    port: _builtins.int
+    """Port of who did not begin, as translated; 0 of protocols without."""
+    connections: _builtins.int
+    """Connections that the kernel knows of now."""
+    sent_packets: _builtins.int
+    """Packets from who began; 0 unless accounted, as what follows."""
+    sent_bytes: _builtins.int
+    """Their bytes, headers included."""
+    answered_packets: _builtins.int
+    """Packets from the other side."""
+    answered_bytes: _builtins.int
+    """Their bytes."""
+    policy: _builtins.str
+    """Id of the policy or profile that allows them at this pod; empty where the
+    program does not: of the host itself, and what another connection announced.
+    """
+    rule: _builtins.str
+    """Path of the rule in it."""
+    def __init__(
+        self,
+        *,
+        direction: _policy_pb2.Direction.ValueType = ...,
+        peer: _builtins.str = ...,
+        protocol: _builtins.int = ...,
+        port: _builtins.int = ...,
+        connections: _builtins.int = ...,
+        sent_packets: _builtins.int = ...,
+        sent_bytes: _builtins.int = ...,
+        answered_packets: _builtins.int = ...,
+        answered_bytes: _builtins.int = ...,
+        policy: _builtins.str = ...,
+        rule: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_bytes", b"answered_bytes", "answered_packets", b"answered_packets", "connections", b"connections", "direction", b"direction", "peer", b"peer", "policy", b"policy", "port", b"port", "protocol", b"protocol", "rule", b"rule", "sent_bytes", b"sent_bytes", "sent_packets", b"sent_packets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowCounts: _TypeAlias = FlowCounts  # noqa: Y015
+
+@_typing.final
+class GetFlowsResponse(_message.Message):
+    """GetFlowsResponse holds what a pod is connected to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOWS_FIELD_NUMBER: _builtins.int
+    ACCOUNTED_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    accounted: _builtins.bool
+    """Whether the kernel counts packets (net.netfilter.nf_conntrack_acct)."""
+    left_out: _builtins.int
+    """Flows beyond the first 1,000, which are left out."""
+    @_builtins.property
+    def flows(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowCounts]:
+        """Most bytes first, then most connections."""
+
+    def __init__(
+        self,
+        *,
+        flows: _abc.Iterable[Global___FlowCounts] | None = ...,
+        accounted: _builtins.bool = ...,
+        left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounted", b"accounted", "flows", b"flows", "left_out", b"left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFlowsResponse: _TypeAlias = GetFlowsResponse  # noqa: Y015
+
+@_typing.final
 class Part(_message.Message):
     """Part is one condition that readiness is made of."""
 

@@ -303,6 +303,11 @@ class NodeStub:
                 request_serializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceRequest.SerializeToString,
                 response_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceResponse.FromString,
                 _registered_method=True)
+        self.GetFlows = channel.unary_unary(
+                '/muslin.node.v1.Node/GetFlows',
+                request_serializer=muslin_dot_node_dot_v1_dot_node__pb2.GetFlowsRequest.SerializeToString,
+                response_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.GetFlowsResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServicer:
@@ -331,6 +336,14 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFlows(self, request, context):
+        """GetFlows says what a pod is connected to now, and what allows that.
+        NOT_FOUND if the pod is not on this node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -348,6 +361,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Trace,
                     request_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceRequest.FromString,
                     response_serializer=muslin_dot_node_dot_v1_dot_node__pb2.TraceResponse.SerializeToString,
+            ),
+            'GetFlows': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFlows,
+                    request_deserializer=muslin_dot_node_dot_v1_dot_node__pb2.GetFlowsRequest.FromString,
+                    response_serializer=muslin_dot_node_dot_v1_dot_node__pb2.GetFlowsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -432,6 +450,33 @@ class Node:
             '/muslin.node.v1.Node/Trace',
             muslin_dot_node_dot_v1_dot_node__pb2.TraceRequest.SerializeToString,
             muslin_dot_node_dot_v1_dot_node__pb2.TraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFlows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.node.v1.Node/GetFlows',
+            muslin_dot_node_dot_v1_dot_node__pb2.GetFlowsRequest.SerializeToString,
+            muslin_dot_node_dot_v1_dot_node__pb2.GetFlowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

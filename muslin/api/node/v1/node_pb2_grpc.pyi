@@ -121,6 +121,10 @@ class NodeStub:
     """Trace streams what is dropped of one pod from now on, as it happens, until
     the caller goes. NOT_FOUND if the pod is not on this node.
     """
+    GetFlows: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetFlowsRequest, _node_pb2.GetFlowsResponse]
+    """GetFlows says what a pod is connected to now, and what allows that.
+    NOT_FOUND if the pod is not on this node.
+    """
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
@@ -134,6 +138,10 @@ class NodeAsyncStub(NodeStub):
     Trace: _aio.UnaryStreamMultiCallable[_node_pb2.TraceRequest, _node_pb2.TraceResponse]  # type: ignore[assignment]
     """Trace streams what is dropped of one pod from now on, as it happens, until
     the caller goes. NOT_FOUND if the pod is not on this node.
+    """
+    GetFlows: _aio.UnaryUnaryMultiCallable[_node_pb2.GetFlowsRequest, _node_pb2.GetFlowsResponse]  # type: ignore[assignment]
+    """GetFlows says what a pod is connected to now, and what allows that.
+    NOT_FOUND if the pod is not on this node.
     """
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
@@ -163,6 +171,16 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_node_pb2.TraceResponse], _abc.AsyncIterator[_node_pb2.TraceResponse]]:
         """Trace streams what is dropped of one pod from now on, as it happens, until
         the caller goes. NOT_FOUND if the pod is not on this node.
+        """
+
+    @_abc_1.abstractmethod
+    def GetFlows(
+        self,
+        request: _node_pb2.GetFlowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.GetFlowsResponse, _abc.Awaitable[_node_pb2.GetFlowsResponse]]:
+        """GetFlows says what a pod is connected to now, and what allows that.
+        NOT_FOUND if the pod is not on this node.
         """
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
