@@ -47,6 +47,10 @@ def _own_by_default(request: Any) -> Iterable[str]:
     return (request.name,) if request.name else ()
 
 
+def _announced(request: Any) -> Iterable[str]:
+    return (request.host.node,)
+
+
 _VERB = _only(Role.NODE, again=True)  # each is idempotent by attachment
 _VERBS = ("Add", "Del", "Check", "GC", "Status")
 
@@ -64,6 +68,10 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "/muslin.endpoint.v1.Endpoints/Delete": _only(Role.NODE, again=True),
     "/muslin.endpoint.v1.Endpoints/GetNode": _only(Role.NODE, nodes=_own_by_default, again=True),
     "/muslin.policy.v1.Programs/Subscribe": _only(Role.NODE, nodes=_named_if_any),
+    # Where other nodes and their pods are.
+    "/muslin.endpoint.v1.Endpoints/Announce": _only(Role.NODE, nodes=_announced),
+    "/muslin.endpoint.v1.Endpoints/WatchHosts": _only(Role.NODE),
+    "/muslin.ipam.v1.Ipam/WatchRoutes": _only(Role.NODE),
     # What services ask each other.
     "/muslin.endpoint.v1.Endpoints/Get": _only(Role.IPAM, again=True),
     "/muslin.endpoint.v1.Endpoints/WatchInventory": _only(Role.IPAM, Role.POLICY),

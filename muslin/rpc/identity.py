@@ -11,7 +11,7 @@ import grpc
 
 from muslin.errors import Denied
 
-__all__ = ["NODE_METADATA", "Caller", "Role", "caller_of", "node_of", "require_own"]
+__all__ = ["NODE_METADATA", "Caller", "Role", "bound_to", "caller_of", "node_of", "require_own"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -79,11 +79,15 @@ def node_of(context: Context, nodename: str) -> str:
     return nodename or socket.gethostname()
 
 
-def require_own(context: Context, node: str, what: str) -> None:
-    """Raise Denied if the caller is a node, and what it asks about is on another.
+def bound_to(context: Context) -> str:
+    """The node whose attachments the caller may touch, and no others; empty if it is not bound to one."""
+    return caller_of(context).node
+
+
+def require_own(bound: str, node: str, what: str) -> None:
+    """Raise Denied if a caller that is bound to a node asks about what is on another.
 
     `what` names it in the message, such as `attachment net/c1/eth0`.
     """
-    caller = caller_of(context)
-    if caller.node and node != caller.node:
-        raise Denied(f"{what} is on another node than {caller.node}, which may only change what is its own")
+    if bound and node != bound:
+        raise Denied(f"{what} is on another node than {bound}, which may only touch what is its own")

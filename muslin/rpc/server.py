@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.errors import MuslinError
 from muslin.rpc import tls
 from muslin.rpc.app import App, Readiness
+from muslin.rpc.handshakes import watched
 from muslin.rpc.interceptor import Around
 from muslin.rpc.listen import SocketLock, unix_path
 from muslin.rpc.tunnel import Handlers, TunnelServicer
@@ -28,9 +30,16 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # clients on TCP ask every 2 s
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+_REMOTE = (
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is gone then
+    ("grpc.max_connection_age_ms", 3_600_000),  # a certificate that was replaced or has ended is not used for longer
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
+"""Of a server that others can reach."""
 
 DRAIN_SECONDS = 5.0
 """How long requests in flight get to finish after SIGTERM."""
@@ -50,7 +59,8 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     readiness, checker, around = Readiness(), health.aio.HealthServicer(), Around()
-    server = unregistered(grpc.aio.server(interceptors=[around], options=_OPTIONS))
+    remote = any(not address.startswith("unix:") for address in listen)
+    server = unregistered(grpc.aio.server(interceptors=[around], options=(*_OPTIONS, *(_REMOTE if remote else ()))))
     handlers = Handlers(server)
     tunnel = TunnelServicer(handlers, around.wrap)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
@@ -59,6 +69,9 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
     around.own = frozenset(names)
     with ExitStack() as sockets:
         try:
+            if remote:
+                sockets.enter_context(watched())
+                _allow_many_files()
             for address in listen:
                 if path := unix_path(address):
                     sockets.enter_context(SocketLock(path))
@@ -90,6 +103,13 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
         await app.stop()
         await app.tasks.aclose()
         return 1 if failed else 0
+
+
+def _allow_many_files() -> None:
+    """As many connections as this process is allowed to have at all: each is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def unregistered(server: grpc.aio.Server) -> grpc.aio.Server:

@@ -11,7 +11,7 @@ import grpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.errors import Denied, NotFound
 from muslin.etcd import keys
-from muslin.rpc import node_of, remaining
+from muslin.rpc import bound_to, node_of, remaining
 from services.endpoint import bulk, changing, codec, convert, hosts
 from services.endpoint.deadline import within
 from services.endpoint.inventory import watch_inventory
@@ -64,7 +64,8 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         """Remove the record of exactly one attachment."""
         network, container_id, ifname = convert.identity(request.attachment)
         async with within(remaining(context)):
-            there = await self._app.attachments.delete(network, container_id, ifname, request.revision)
+            there = await self._app.attachments.delete(network, container_id, ifname, request.revision,
+                                                        bound_to(context))
         log.info("removed on request attachment=%s/%s/%s there=%s", network, container_id, ifname, there)
         return endpoint_pb2.DeleteResponse(deleted=there)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from muslin.cni.invocation import Invocation
 from muslin.errors import Conflict, Corrupt, MuslinError
 from muslin.etcd import KeyValue, keys
+from muslin.rpc import require_own
 from services.endpoint import bulk, codec, sharing
 from services.endpoint.changing import expected
 from services.endpoint.records import Pod, WorkloadEndpoint, build, concerns
@@ -22,7 +23,7 @@ class Attachments:
         self._store = store
         self._underway: dict[str, set[_Adding]] = {}
 
-    async def add(self, call: Invocation) -> WorkloadEndpoint:
+    async def add(self, call: Invocation, bound: str = "") -> WorkloadEndpoint:
         """Store the record of an ADD, with what is known of its pod.
 
         Outside Kubernetes it may be the record of another network, which this one has joined; see `sharing`.
@@ -32,6 +33,7 @@ class Attachments:
 
         Raises:
             InvalidArgument: the attachment has no address.
+            Denied: it has a record already, on another node than the one that the caller is `bound` to.
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         base = record = build(call, None)  # what is wrong with the call shows before anything is sent
@@ -44,8 +46,10 @@ class Attachments:
             if adding.overtaken:
                 raise Conflict(f"{key}: the attachment was deleted while it was being added")
             before = read(key)
+            _require_own(bound, before)
             if not call.kubernetes:
                 writes, record = _shared(call, base, before, read)
+                require_own(bound, record.node, f"attachment {record.identity}")
                 return writes
             pod = _pod(call, read)
             record = build(call, pod) if pod else base
@@ -65,7 +69,7 @@ class Attachments:
                  f" joined={record.network}" if record.network != call.network else "")
         return record
 
-    async def delete(self, network: str, container_id: str, ifname: str, revision: int = 0) -> bool:
+    async def delete(self, network: str, container_id: str, ifname: str, revision: int = 0, bound: str = "") -> bool:
         """Remove the record of exactly this attachment; whether there was one.
 
         With a revision only if it was last changed at that.
@@ -75,6 +79,7 @@ class Attachments:
 
         Raises:
             Conflict: it was changed since `revision`.
+            Denied: it is on another node than the one that the caller is `bound` to.
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         key = keys.endpoint(network, container_id, ifname)
@@ -86,11 +91,13 @@ class Attachments:
             nonlocal there
             if (item := read(key)) is not None:
                 expected(item, revision)
+            _require_own(bound, item)
             there = item is not None
             for adding in self._underway.get(key, ()):
                 adding.overtaken = True
             writes: dict[str, bytes | None] = {key: None}
             if other := sharing.owner(read, network, container_id, ifname):
+                require_own(bound, other.node, f"attachment {other.identity}")
                 if (rest := sharing.left(other, network)) != other:
                     writes[codec.key_of(other)] = codec.encode(rest)
             elif read(interface) is not None:
@@ -158,6 +165,17 @@ def _shared(call: Invocation, own: WorkloadEndpoint, before: KeyValue | None, re
     record = sharing.kept(own, before)
     interface = keys.endpoint_interface(call.container_id, call.ifname)
     return {codec.key_of(own): codec.encode(record), interface: sharing.claim(call.network)}, record
+
+
+def _require_own(bound: str, item: KeyValue | None) -> None:
+    """As require_own. Whose a damaged record is nobody knows: it keeps nobody from putting things in order."""
+    if not bound or item is None:
+        return
+    try:
+        record = codec.endpoint(item)
+    except Corrupt:
+        return
+    require_own(bound, record.node, f"attachment {record.identity}")
 
 
 def _pod(call: Invocation, read: Read) -> Pod | None:

@@ -17,7 +17,7 @@ from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig, previous
 from muslin.errors import FailedPrecondition, NotFound
 from muslin.etcd import keys
-from muslin.rpc import node_of, remaining
+from muslin.rpc import bound_to, node_of, remaining
 from services.endpoint import check, codec, sharing
 from services.endpoint.deadline import within
 from services.endpoint.records import WorkloadEndpoint
@@ -41,7 +41,7 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         call = Invocation.parse(request.call, "")
         call = dataclasses.replace(call, node=node_of(context, call.conf.nodename))
         async with within(remaining(context)):
-            record = await self._app.attachments.add(call)
+            record = await self._app.attachments.add(call, bound_to(context))
         joined = record.network if record.network != call.network else ""
         handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac,
                                             bandwidth=record.bandwidth, joined=joined)
@@ -52,7 +52,8 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         """Remove the record of exactly this attachment; none there is a success."""
         call = Invocation.parse(request.call, "")
         async with within(remaining(context)):
-            there = await self._app.attachments.delete(call.network, call.container_id, call.ifname)
+            there = await self._app.attachments.delete(call.network, call.container_id, call.ifname,
+                                                        bound=bound_to(context))
         log.info("removed attachment=%s/%s/%s there=%s", call.network, call.container_id, call.ifname, there)
         return cni_pb2.DelResponse()
 

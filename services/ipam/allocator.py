@@ -75,13 +75,14 @@ class Allocator:
         assert isinstance(outcome, Granted)
         return outcome.handle
 
-    async def release(self, identity: str, timeout: float) -> tuple[str, ...]:
+    async def release(self, identity: str, timeout: float, bound: str = "") -> tuple[str, ...]:
         """Free what an attachment holds, and return that; or keep it for its pod, and return nothing.
 
         Raises:
+            Denied: it is on another node than the one that the caller is `bound` to, if it is.
             Unavailable, TimedOut, Conflict: not known to be done; ask again.
         """
-        outcome = await self._answered(partial(self.ask_release, identity), timeout)
+        outcome = await self._answered(partial(self.ask_release, identity, bound=bound), timeout)
         assert isinstance(outcome, Freed)
         return outcome.addresses
 
@@ -92,11 +93,12 @@ class Allocator:
         """
         return self._submit(request, request.handle.node, answer)
 
-    def ask_release(self, identity: str, answer: Answer) -> Waiting:
+    def ask_release(self, identity: str, answer: Answer, bound: str = "") -> Waiting:
         """As `release`, likewise, with Freed or the error."""
         known = self._view.handle(identity).value
         block = self._view.block(known.addresses[0].block).value if known and known.addresses else None
-        return self._submit(Release(identity), block.node if block else known.node if known else "", answer)
+        node = block.node if block else known.node if known else ""
+        return self._submit(Release(identity, bound=bound), node, answer)
 
     async def release_exact(self, identity: str, held: Sequence[Address], timeout: float) -> tuple[str, ...]:
         """Free what is still exactly these assignments, all of them or none, also if they are kept; return them.
@@ -255,7 +257,7 @@ class Allocator:
     def _fenced(self, request: Asked) -> Asked:
         """A release says in which pools an assignment to its attachment may still be under way."""
         if isinstance(request, Release) and (unanswered := self._unanswered.get(request.identity)):
-            return Release(request.identity, tuple(sorted(unanswered)))
+            return Release(request.identity, tuple(sorted(unanswered)), request.bound)
         return request
 
     async def _commit(self, made: Plan, decided: Sequence[tuple[Waiting, Granted | Freed]]) -> None:

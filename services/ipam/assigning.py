@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from muslin.errors import AlreadyExists, Corrupt, InvalidArgument
 from muslin.etcd import keys
+from muslin.rpc import require_own
 from services.ipam import blocks, pools, ranges, releasing, sources, specific, store
 from services.ipam.blocks import Block
 from services.ipam.handles import Address, Handle, Request
@@ -17,7 +18,8 @@ def assign(step: Step, request: Request) -> Granted | Damaged:
     """Give the attachment its addresses, the same again if it has some.
 
     Raises:
-        Exhausted, AlreadyExists, InvalidArgument, FailedPrecondition: why that is not possible, as far as is known.
+        Exhausted, AlreadyExists, InvalidArgument, FailedPrecondition, Denied: why that is not possible, as far
+            as is known.
         Wait: a block is being written.
     """
     known, key = step.view.handle(request.identity), store.handle_key(request.identity)
@@ -25,6 +27,8 @@ def assign(step: Step, request: Request) -> Granted | Damaged:
         return Damaged()
     step.expect[key] = known.revision
     if known.value and not known.value.kept_until_ms:
+        if request.bound:
+            require_own(request.handle.node, known.value.node, f"attachment {request.identity}")
         _same(known.value, request)
         # Written again, unchanged: who was about to collect it, as nobody used it, sees that somebody is about to.
         step.writes[key] = store.encode(known.value)

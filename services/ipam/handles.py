@@ -102,6 +102,8 @@ class Request:
     """By family the names of the pools allowed, in order. A family that is missing: all that are enabled."""
     sticky_seconds: int = 0
     """Seconds for which the addresses are kept for the pod after release; 0 for none."""
+    bound: bool = False
+    """Who asks is the handle's node itself: what the attachment has already must be on it, too."""
 
     @cached_property
     def identity(self) -> str:

@@ -16,6 +16,8 @@ class Release:
     fence: tuple[str, ...] = ()
     """Pools in which an assignment to this attachment was sent and never answered. Their records are rewritten, so
     that the lost transaction, should it still arrive, fails."""
+    bound: str = ""
+    """Only if the attachment is on this node; empty: wherever it is."""
 
 
 @dataclass(frozen=True, slots=True)

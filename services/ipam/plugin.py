@@ -15,7 +15,7 @@ from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig, previous
 from muslin.errors import Corrupt, FailedPrecondition, NotFound, Unavailable, Unsupported
-from muslin.rpc import node_of, remaining
+from muslin.rpc import bound_to, node_of, remaining
 from services.ipam import handles, requests
 from services.ipam.check import differences
 from services.ipam.handles import Handle, Request
@@ -47,6 +47,7 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
                               "\"calico-ipam\", or leave it out")
         handle = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
         wanted = await self._resolved(call, handle, remaining(context))
+        wanted = dataclasses.replace(wanted, bound=bool(bound_to(context)))
         held = await self._app.allocator.assign(wanted, remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
                  ",".join(a.address for a in held.addresses))
@@ -75,7 +76,7 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         """Free what exactly this attachment holds; nothing held is a success."""
         call = Invocation.parse(request.call, "")
         identity = handles.identity(call.attachment)
-        freed = await self._app.allocator.release(identity, remaining(context))
+        freed = await self._app.allocator.release(identity, remaining(context), bound_to(context))
         log.info("freed attachment=%s addresses=%s", identity, ",".join(freed) or "none")
         return cni_pb2.DelResponse()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from muslin.etcd import keys
+from muslin.rpc import require_own
 from services.ipam import blocks, store
 from services.ipam.handles import Handle
 from services.ipam.outcomes import Freed, Release, ReleaseExact
@@ -14,8 +15,10 @@ from services.ipam.step import Step
 
 
 def release(step: Step, request: Release) -> Freed:
-    """Free what the attachment holds; nothing is a success."""
+    """Free what the attachment holds; nothing is a success. Raises Denied if it is on another node than it must be."""
     known = step.view.handle(request.identity)
+    if known.value:
+        require_own(request.bound, known.value.node, f"attachment {request.identity}")
     key = store.handle_key(request.identity)
     step.expect[key] = known.revision
     _fence(step, request.fence)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,21 @@ class Secure:
     def channel(self, target: str, name: str, **more: Any) -> grpc.aio.Channel:
         """A plain channel with somebody's certificate."""
         return grpc.aio.secure_channel(target, self.certificates.credentials(name, **more))
+
+
+def metric(port: int, name: str) -> float:
+    """A value that a service shows; 0 if it does not yet."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+        lines = answer.read().decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until it holds: it is another process' business, which tells nobody."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert condition(), what
 
 
 @contextmanager
