@@ -35,6 +35,7 @@ class PolicyApp(App):
         self.tasks.spawn("mirror", self._replica.mirror.run())
         self.tasks.spawn("store", self._replica.follow(store))
         self.tasks.spawn("endpoints", source.run())
+        self.tasks.spawn("set aside", self._replica.set_aside())
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.policy.v1."""

@@ -61,6 +61,8 @@ class Sources:
         self._objects: dict[str, _Known] = {}
         self._stored_profiles: dict[str, Profile] = {}  # of networks, by id
         self._declared: dict[str, Resource] = {}  # what objects are in force as, by id
+        self._noted: set[str] = set()
+        """Keys of the objects that there may be something to say about: few, and looked at with every change."""
 
     def take(self, changes: Sequence[Change]) -> list[Event]:
         """The events that changes of records amount to."""
@@ -73,6 +75,16 @@ class Sources:
         return events
 
     def _object(self, change: Change) -> Iterable[Event]:
+        events = self._taken(change)
+        known = self._objects.get(change.key)
+        policy = self._declared.get(known.resource_id) if known else None
+        if known and (known.conditions or (isinstance(policy, Policy) and policy.tier != DEFAULT_TIER)):
+            self._noted.add(change.key)
+        else:
+            self._noted.discard(change.key)
+        return events
+
+    def _taken(self, change: Change) -> Iterable[Event]:
         try:
             ref = Ref(*keys.parse_policy_object(change.key))
         except Corrupt as problem:
@@ -137,7 +149,7 @@ class Sources:
 
     def conditions(self) -> list[tuple[Ref, Condition]]:
         """All that there is to say about objects, in the same order."""
-        return [(known.ref, condition) for _, known in sorted(self._objects.items())
+        return [(known.ref, condition) for known in map(self._objects.__getitem__, sorted(self._noted))
                 for condition in self._said(known)]
 
     def _said(self, known: _Known) -> tuple[Condition, ...]:
