@@ -12,7 +12,8 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml requirements.lock ./
 COPY docker/environment.sh docker/
-RUN docker/environment.sh dependencies /opt/muslin
+RUN docker/environment.sh dependencies /opt/muslin \
+ && docker/environment.sh certs /opt/muslin /opt/certs
 COPY LICENSE README.md ./
 COPY muslin muslin
 COPY services services
@@ -46,8 +47,12 @@ FROM runtime AS node
 USER root
 RUN install -d -m 0700 /run/muslin /var/lib/muslin /var/log/muslin
 COPY --from=build /src/build/cni/muslin /opt/cni/bin/muslin
+COPY docker/machine.sh /usr/local/bin/muslin-machine
 ENTRYPOINT ["python", "-P", "-m", "services.node"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["muslin-probe", "/run/muslin/muslin.sock"]
 
+# What makes certificates is here only.
 FROM runtime AS cli
+COPY --from=build /opt/certs /opt/certs
+ENV PYTHONPATH=/opt/certs
 ENTRYPOINT ["muslin"]

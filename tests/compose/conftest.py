@@ -1,0 +1,59 @@
+"""Fixtures of the tests in containers. They run by `make test-compose` only: they take the machine for minutes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from muslin import rpc
+from muslin.rpc import tls
+from muslin.tls import Files
+from tests.compose.stack import Stack, missing
+
+VARIABLE = "MUSLIN_COMPOSE"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave these tests out of the others' runs."""
+    return None if os.environ.get(VARIABLE) else True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip all, and say loudly why, where there is no Docker."""
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if here and (lacking := missing()):
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"\nNOT RUN: the {len(here)} tests of the stack in containers need {lacking}", red=True)
+        for item in here:
+            item.add_marker(pytest.mark.skip(reason=f"needs {lacking}"))
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The whole stack, healthy; removed at the end unless MUSLIN_COMPOSE_KEEP is set."""
+    made = Stack(f"muslin-test-{os.getpid()}")
+    try:
+        made.up()
+        yield made
+    finally:
+        if not os.environ.get("MUSLIN_COMPOSE_KEEP"):
+            made.down()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def channels(stack: Stack,
+                   tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, grpc.aio.Channel]]:
+    """The operator's way to the services: the published ports, with the operator's certificate."""
+    place = stack.copy_certificates("operator", tmp_path_factory.mktemp("certs"))
+    tls.use(Files(place / "tls.crt", place / "tls.key", place / "ca.crt"))
+    opened = {service: rpc.channel(f"127.0.0.1:{port}")
+              for service, port in (("ipam", 7401), ("endpoint", 7402), ("policy", 7403))}
+    yield opened
+    for channel in opened.values():
+        await channel.close()
