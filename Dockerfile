@@ -45,7 +45,7 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["muslin-probe", "
 # Root, for netlink and nf_tables; which capabilities that leaves it is said where it is run.
 FROM runtime AS node
 USER root
-RUN install -d -m 0700 /run/muslin /var/lib/muslin /var/log/muslin
+RUN install -d -o root -g root -m 0700 /run/muslin /var/lib/muslin /var/log/muslin
 COPY --from=build /src/build/cni/muslin /opt/cni/bin/muslin
 COPY docker/machine.sh /usr/local/bin/muslin-machine
 ENTRYPOINT ["python", "-P", "-m", "services.node"]

@@ -140,7 +140,7 @@ class World:
         return address
 
     async def _send(self, on: Machine, container: str) -> None:
-        await on.ask("send", pod=container, container=container, targets=list(self.servers.values()), port=PORT)
+        await on.ask("send", pod=container, container=container, targets=[a for p, a in self.servers.items() if p.endswith(on.name)], port=PORT)
 
     def begin(self) -> None:
         """Let pods come and go, on every node."""
