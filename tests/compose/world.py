@@ -140,7 +140,8 @@ class World:
         return address
 
     async def _send(self, on: Machine, container: str) -> None:
-        await on.ask("send", pod=container, container=container, targets=[a for p, a in self.servers.items() if p.endswith(on.name)], port=PORT)
+        targets = [address for pod, address in self.servers.items() if pod.endswith(on.name)]
+        await on.ask("send", pod=container, container=container, targets=targets, port=PORT)
 
     def begin(self) -> None:
         """Let pods come and go, on every node."""
