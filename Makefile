@@ -5,6 +5,7 @@ DURATION ?= 600
 CLUSTERS ?= 100
 SEED ?= 1
 FUZZ ?= 1000
+WORKERS ?= 2
 
 # Images: what they are made from, and how they are called. ETCD=debian makes etcd's from BASE and Debian's packages.
 BASE ?= python:3.12-slim
@@ -29,8 +30,8 @@ setup: .venv/ready  ## Make the virtual environment and the shim; needs only Pyt
 demo: setup  ## Real pods, real policy: start everything, play the three-tier example, stop
 	@$(BIN)/muslin demo
 
-test: setup  ## Run all tests (unit, etcd, kernel integration); needs root
-	$(BIN)/python -m pytest
+test: setup  ## Run all tests (unit, etcd, kernel integration), WORKERS at a time; needs root
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 conformance: setup  ## Hold Muslin, or PLUGIN=path CONF=file, to the CNI specification; needs root
 	$(BIN)/python -m pytest tests/conformance $(if $(PLUGIN),--plugin $(PLUGIN) --conf $(CONF))
