@@ -11,6 +11,7 @@ from muslin.cli.client import Services, services
 from muslin.cli.console import Console
 from muslin.cli.play import stage
 from muslin.cli.play.record import Records
+from muslin.cli.policy.engine import check
 from muslin.errors import FailedPrecondition, InvalidArgument
 from muslin.kube.convert import namespace_message, node_message, object_refs, pod_message, pod_ref, policy_object
 from muslin.kube.manifest import Manifest, load
@@ -23,6 +24,7 @@ async def apply(run: Path, files: Sequence[str]) -> None:
     """Create or update what manifests declare: all of it, or nothing."""
     console = Console()
     manifest = load(files)
+    check([*manifest.namespaces, *manifest.policies])
     async with services(run) as up:
         namespaces = [item.name for item in await up.objects() if item.kind == "Namespace"]
         manifest.require_namespaces(namespaces)

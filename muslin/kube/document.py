@@ -1,4 +1,4 @@
-"""YAML text into values that know on which line they stand.
+"""YAML text into values that know where they stand.
 
 Scalars are read the way Kubernetes' own tools read them: YAML 1.1 without timestamps and base-60 numbers, mapping keys
 as JSON would have them (strings). Anchors, aliases and merge keys work. Duplicate keys, unknown tags and aliases that
@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import yaml
 from yaml.events import AliasEvent, DocumentStartEvent, Event, MappingStartEvent, ScalarEvent, SequenceStartEvent
 
 from muslin.errors import InvalidArgument
 
-__all__ = ["Document", "Node", "Plain", "documents", "plain"]
+__all__ = ["Document", "Mark", "Node", "Plain", "documents", "plain"]
 
 MAX_DEPTH = 64
 """Levels of nesting; a NetworkPolicy needs eight."""
@@ -38,14 +39,29 @@ _INTEGER = re.compile(r"([-+]?)(?:0b([01_]+)|0x([0-9a-fA-F_]+)|0o?([0-7_]+)|(0|[
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
 
+class Mark(NamedTuple):
+    """A place in a file; both count from 1."""
+
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"line {self.line}, column {self.column}"
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value with its line (of its key, if it has one). ``size`` and ``depth`` count with aliases filled in."""
+    """A value with its place (of its key, if it has one). ``size`` and ``depth`` count with aliases filled in."""
 
     value: Scalar | tuple[Node, ...] | dict[str, Node]
-    line: int
+    mark: Mark
     size: int = 1
     depth: int = 1
+
+    @property
+    def line(self) -> int:
+        """Its line, from 1."""
+        return self.mark.line
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +79,7 @@ class Document:
 def documents(text: str, file: str) -> list[Document]:
     """All documents of a YAML text that are not empty.
 
-    Raises InvalidArgument, naming file, document and line.
+    Raises InvalidArgument, naming file, document, line and column.
     """
     reader = _Reader(file)
     events: Iterator[Event] = yaml.parse(text, Loader=_LOADER)
@@ -71,12 +87,12 @@ def documents(text: str, file: str) -> list[Document]:
         return [document for document in reader.read(events) if document.root.value is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise reader.error(line, f"not valid YAML: {error.problem or error.context}") from None
+        place = Mark(mark.line + 1, mark.column + 1) if mark is not None else Mark(1, 1)
+        raise reader.error(place, f"not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise reader.error(1, f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise reader.error(Mark(1, 1), f"not valid YAML: {' '.join(str(error).split())}") from None
     except (UnicodeError, ValueError, OverflowError) as error:  # an escape such as "\UFFFFFFFF" is no character
-        raise reader.error(1, f"not valid YAML: {error}") from None
+        raise reader.error(Mark(1, 1), f"not valid YAML: {error}") from None
 
 
 def plain(node: Node) -> Plain:
@@ -96,8 +112,8 @@ class _Reader:
         self.number = 1
         self.anchors: dict[str, Node] = {}
 
-    def error(self, line: int, message: str) -> InvalidArgument:
-        return InvalidArgument(f"{self.file}, document {self.number}, line {line}: {message}")
+    def error(self, mark: Mark, message: str) -> InvalidArgument:
+        return InvalidArgument(f"{self.file}, document {self.number}, {mark}: {message}")
 
     def read(self, events: Iterator[Event]) -> Iterator[Document]:
         seen = 0
@@ -110,77 +126,77 @@ class _Reader:
 
     def node(self, events: Iterator[Event], event: Event, depth: int) -> Node:
         assert event.start_mark is not None, "only hand-made events have no mark"
-        line = event.start_mark.line + 1
+        mark = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
         if depth > MAX_DEPTH:
-            raise self.error(line, f"nested deeper than {MAX_DEPTH} levels")
+            raise self.error(mark, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, AliasEvent):
             target = self.anchors.get(event.anchor or "")
             if target is None:
-                raise self.error(line, f"alias *{event.anchor} is used before its anchor is complete; "
+                raise self.error(mark, f"alias *{event.anchor} is used before its anchor is complete; "
                                        f"define &{event.anchor} above, and not around it")
-            return replace(target, line=line)
+            return replace(target, mark=mark)
         if isinstance(event, ScalarEvent):
-            node = Node(self.scalar(event, line), line)
+            node = Node(self.scalar(event, mark), mark)
         elif isinstance(event, SequenceStartEvent):
-            self.untagged(event, "seq", line)
-            node = self.sequence(events, line, depth)
+            self.untagged(event, "seq", mark)
+            node = self.sequence(events, mark, depth)
         elif isinstance(event, MappingStartEvent):
-            self.untagged(event, "map", line)
-            node = self.mapping(events, line, depth)
+            self.untagged(event, "map", mark)
+            node = self.mapping(events, mark, depth)
         else:  # the parser yields nothing else here
-            raise self.error(line, f"unexpected {type(event).__name__}")
+            raise self.error(mark, f"unexpected {type(event).__name__}")
         if event.anchor is not None:
             self.anchors[event.anchor] = node
         return node
 
-    def untagged(self, event: SequenceStartEvent | MappingStartEvent, kind: str, line: int) -> None:
+    def untagged(self, event: SequenceStartEvent | MappingStartEvent, kind: str, mark: Mark) -> None:
         if event.tag not in (None, "!", _TAG + kind):
-            raise self.error(line, f"tag {event.tag} is not supported; leave it out")
+            raise self.error(mark, f"tag {event.tag} is not supported; leave it out")
 
-    def sequence(self, events: Iterator[Event], line: int, depth: int) -> Node:
+    def sequence(self, events: Iterator[Event], mark: Mark, depth: int) -> Node:
         items = []
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
             items.append(self.node(events, event, depth + 1))
-        return self.sized(tuple(items), items, line)
+        return self.sized(tuple(items), items, mark)
 
-    def mapping(self, events: Iterator[Event], line: int, depth: int) -> Node:
+    def mapping(self, events: Iterator[Event], mark: Mark, depth: int) -> Node:
         own: dict[str, Node] = {}
         merged: list[Node] = []
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
             key = self.node(events, event, depth + 1)
-            value = replace(self.node(events, next(events), depth + 1), line=key.line)
+            value = replace(self.node(events, next(events), depth + 1), mark=key.mark)
             if key.value == _MERGE and isinstance(event, ScalarEvent) and event.implicit[0]:
                 merged += self.merge(value)
                 continue
             name = self.key(key)
             if name in own:
-                raise self.error(key.line, f"key {name!r} is there twice (first on line {own[name].line}); remove one")
+                raise self.error(key.mark, f"key {name!r} is there twice (first on line {own[name].line}); remove one")
             own[name] = value
         entries = dict(own)
         for source in merged:  # a mapping's own keys win over merged ones, earlier merges over later
             if isinstance(source.value, dict):
                 entries = {**source.value, **entries}
-        return self.sized(entries, list(entries.values()), line)
+        return self.sized(entries, list(entries.values()), mark)
 
     def merge(self, value: Node) -> list[Node]:
         """What a merge key (``<<``) brings in: one mapping or a list of them."""
         sources = list(value.value) if isinstance(value.value, tuple) else [value]
         if not all(isinstance(source.value, dict) for source in sources):
-            raise self.error(value.line, "a merge key (<<) needs a mapping, or a list of mappings")
+            raise self.error(value.mark, "a merge key (<<) needs a mapping, or a list of mappings")
         return sources
 
-    def sized(self, value: tuple[Node, ...] | dict[str, Node], parts: list[Node], line: int) -> Node:
+    def sized(self, value: tuple[Node, ...] | dict[str, Node], parts: list[Node], mark: Mark) -> Node:
         size = 1 + sum(part.size for part in parts)
         depth = 1 + max((part.depth for part in parts), default=0)
         if size > MAX_NODES:
-            raise self.error(line, f"more than {MAX_NODES} values (aliases counted as what they stand for)")
+            raise self.error(mark, f"more than {MAX_NODES} values (aliases counted as what they stand for)")
         if depth > MAX_DEPTH:
-            raise self.error(line, f"nested deeper than {MAX_DEPTH} levels")
-        return Node(value, line, size, depth)
+            raise self.error(mark, f"nested deeper than {MAX_DEPTH} levels")
+        return Node(value, mark, size, depth)
 
     def key(self, key: Node) -> str:
         """A mapping's key as JSON has it: numbers and booleans become their text, as Kubernetes' tools do."""
@@ -191,29 +207,29 @@ class _Reader:
             return "true" if value else "false"
         if isinstance(value, int | float):
             return str(value)
-        raise self.error(key.line, "a key must be a string; quote it")
+        raise self.error(key.mark, "a key must be a string; quote it")
 
-    def scalar(self, event: ScalarEvent, line: int) -> Scalar:
+    def scalar(self, event: ScalarEvent, mark: Mark) -> Scalar:
         text = event.value
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise self.error(line, "holds half of a surrogate pair; write the character itself") from None
+            raise self.error(mark, "holds half of a surrogate pair; write the character itself") from None
         if event.tag in (None, "!"):
-            return self.resolve(text, line) if event.implicit[0] and event.tag is None else text
+            return self.resolve(text, mark) if event.implicit[0] and event.tag is None else text
         wanted: dict[str, tuple[type, ...]] = {
             "null": (type(None),), "bool": (bool,), "int": (int,), "float": (int, float)}
         kind = event.tag.removeprefix(_TAG)
         if kind == "str":
             return text
         if kind not in wanted or not event.tag.startswith(_TAG):
-            raise self.error(line, f"tag {event.tag} is not supported; leave it out")
-        value = self.resolve(text, line)
+            raise self.error(mark, f"tag {event.tag} is not supported; leave it out")
+        value = self.resolve(text, mark)
         if not isinstance(value, wanted[kind]):
-            raise self.error(line, f"{text!r} is not of its tag's type ({kind})")
+            raise self.error(mark, f"{text!r} is not of its tag's type ({kind})")
         return value
 
-    def resolve(self, text: str, line: int) -> Scalar:
+    def resolve(self, text: str, mark: Mark) -> Scalar:
         """The value of a plain scalar, by its looks."""
         if text in _NULL:
             return None
@@ -228,11 +244,11 @@ class _Reader:
             if not digit:  # such as 0x_
                 return text
             if len(digit) > 64 or int(digit, base) >= 1 << 63:
-                raise self.error(line, f"number {text[:24]} does not fit in 64 bits; quote it if it is text")
+                raise self.error(mark, f"number {text[:24]} does not fit in 64 bits; quote it if it is text")
             return int(sign + digit, base)
         if _FLOAT.fullmatch(text):
             number = float(text)
             if math.isinf(number):
-                raise self.error(line, f"number {text[:24]} is too large; quote it if it is text")
+                raise self.error(mark, f"number {text[:24]} is too large; quote it if it is text")
             return number
         return text

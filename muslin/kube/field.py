@@ -22,7 +22,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value of a document and its path. Every reader raises InvalidArgument that names file, line and path."""
+    """One value of a document and its path. Readers raise InvalidArgument that names file, line, column and path."""
 
     document: Document
     node: Node
@@ -31,7 +31,7 @@ class Field:
     def error(self, message: str) -> InvalidArgument:
         """The error to raise about this field."""
         where = f"{self.path}: " if self.path else ""
-        return InvalidArgument(f"{self.document}, line {self.node.line}: {where}{message}")
+        return InvalidArgument(f"{self.document}, {self.node.mark}: {where}{message}")
 
     @property
     def absent(self) -> bool:
@@ -60,7 +60,7 @@ class Field:
         fields = self.mapping()
         if name not in fields:
             path = self._child(name)
-            raise InvalidArgument(f"{self.document}, line {self.node.line}: {path}: missing; {fix}")
+            raise InvalidArgument(f"{self.document}, {self.node.mark}: {path}: missing; {fix}")
         return fields[name]
 
     def items(self) -> Iterator[Field]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from muslin.kube.document import Mark
 from muslin.kube.document import Node as Value
 
 __all__ = ["Origin", "Namespace", "Node", "ContainerPort", "Pod", "NetworkPolicy", "Object", "DEFAULT_NAMESPACE",
@@ -41,7 +42,12 @@ class Origin:
 
     def line_of(self, path: str) -> int:
         """The line of a field, such as ``spec.ingress[0].ports``; of what is not there, of the last part that is."""
-        node, line = self.root, self.line
+        found = self.mark_of(path)
+        return found.line if found else self.line
+
+    def mark_of(self, path: str) -> Mark | None:
+        """Its line and column; None where the object is in no file."""
+        node, found = self.root, self.root.mark if self.root else None
         for step in _STEP.finditer(path):
             value = node.value if node else None
             if isinstance(value, tuple) and step["index"]:
@@ -52,8 +58,8 @@ class Origin:
                 node = None
             if node is None:
                 break
-            line = node.line
-        return line
+            found = node.mark
+        return found
 
 
 @dataclass(frozen=True, slots=True)

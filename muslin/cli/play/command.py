@@ -17,6 +17,7 @@ from muslin.cli.play.examine import examine
 from muslin.cli.play.flows import Answer, Finding, Flow, PlayedPort
 from muslin.cli.play.matrix import Style, as_json, render, summary
 from muslin.cli.play.record import PlayedPod, Record, Records
+from muslin.cli.policy.engine import check
 from muslin.errors import MuslinError, NotFound
 from muslin.kube.manifest import Manifest, load
 
@@ -58,6 +59,7 @@ async def play(run: Path, files: Sequence[str], conf: str | None, bin_dirs: Sequ
     """Play the pods of manifests; returns the exit code."""
     console = Console()
     manifest = load(files)
+    check([*manifest.namespaces, *manifest.policies])
     async with services(run) as up:
         network = cni.load(conf, "" if run == DEFAULT_RUN else str(up.places.socket("node")),
                            "" if up.places.state == DEFAULT_STATE else str(up.places.state))

@@ -79,7 +79,7 @@ class Check:
             matching = [pod for pod in pods if fnmatchcase(pod, text)
                         and not any(fnmatchcase(pod, other) for other in self.excepted)]
             if not matching:
-                raise InvalidArgument(f"{self.entry.document}, line {self.entry.mapping()[name].node.line}: "
+                raise InvalidArgument(f"{self.entry.document}, {self.entry.mapping()[name].node.mark}: "
                                       f"{self.entry.path}.{name}: {text!r} stands for no pod")
             found |= {pod: True for pod in matching if pod not in found}
         return list(found.items())

@@ -7,13 +7,15 @@ What is imported is pure; nothing here listens, connects or stores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from muslin.api.policy.v1 import policy_pb2
 from muslin.cli.policy.world import Declared, Endpoint, World
 from muslin.errors import InvalidArgument
+from muslin.kube.convert import policy_object
+from muslin.kube.objects import Namespace, NetworkPolicy
 from muslin.selectors import Selector
 from services.policy import flows, wire
 from services.policy.engine import Engine
@@ -23,7 +25,7 @@ from services.policy.model import Direction, Policy
 from services.policy.records import Object
 from services.policy.translate import Condition, Translation
 
-__all__ = ["Endpoint", "Judge", "Refused", "selected", "translated"]
+__all__ = ["Endpoint", "Judge", "Refused", "check", "selected", "translated"]
 
 
 class Refused(InvalidArgument):
@@ -42,6 +44,18 @@ def translated(item: Declared) -> Translation:
         return record.translate()
     except InvalidArgument as problem:
         raise Refused(item, getattr(problem, "path", ""), problem.message) from None
+
+
+def check(items: Iterable[Namespace | NetworkPolicy]) -> None:
+    """Raise InvalidArgument if the policy service would refuse any; a line for each says where in its file and why."""
+    complaints = []
+    for item in items:
+        try:
+            translated(Declared(policy_object(item), item.origin))
+        except Refused as refusal:
+            complaints.append(refusal.message)
+    if complaints:
+        raise InvalidArgument("\n".join(complaints))
 
 
 class Judge:

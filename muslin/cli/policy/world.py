@@ -69,8 +69,8 @@ class Declared:
 
     def place(self, path: str = "") -> str:
         """Where a field stands, as far as it is known."""
-        line = self.line_of(path)
-        return f"{self.message.origin}, line {line}" if line else self.message.origin
+        mark = self.origin.mark_of(path) if self.origin else None
+        return f"{self.message.origin}, {mark}" if mark else self.message.origin
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,31 @@ from click.testing import CliRunner
 from muslin.cli.main import cli
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
-def test_every_command_and_option_explains_itself(command: str) -> None:
-    result = CliRunner().invoke(cli, [command, "--help"])
+def commands(group: click.Group, *path: str) -> dict[str, click.Command]:
+    """All commands, those of groups included, by the words that call them."""
+    found: dict[str, click.Command] = {}
+    for name, command in sorted(group.commands.items()):
+        found[" ".join((*path, name))] = command
+        if isinstance(command, click.Group):
+            found |= commands(command, *path, name)
+    return found
+
+
+COMMANDS = commands(cli)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_and_option_explains_itself(words: str) -> None:
+    result = CliRunner().invoke(cli, [*words.split(), "--help"])
     assert result.exit_code == 0
-    assert cli.commands[command].help
-    for option in cli.commands[command].params:
+    assert COMMANDS[words].help
+    for option in COMMANDS[words].params:
         if isinstance(option, click.Option) and not option.hidden:
-            assert option.help, f"{command} {option.name}"
+            assert option.help, f"{words} {option.name}"
+
+
+def test_there_are_commands_in_groups() -> None:
+    assert {"trace flows", "policy explain", "ipam show"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [

@@ -62,7 +62,7 @@ def test_lines_are_told_only_while_the_file_says_what_is_in_force(tmp_path: Path
     for message in stored:  # as they come back from the store, written in another way
         message.manifest = json.dumps(json.loads(message.manifest), indent=1).encode()
     assert [item.line_of("spec.ingress[1]") for item in written(stored)] == [28]
-    assert written(stored)[0].place("spec") == f"{file}, document 4, line 21"
+    assert written(stored)[0].place("spec") == f"{file}, document 4, line 21, column 1"
     write(tmp_path, SHOP.replace("endPort: 5440", "endPort: 5441"), "other.yaml")
     changed = policy_pb2.Object()
     changed.CopyFrom(stored[0])

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muslin.api.policy.v1 import policy_pb2
+from muslin.cli.main import cli
 from muslin.cli.policy.engine import Judge
 from muslin.cli.policy.explaining import Answer, Asked, answers
 from muslin.cli.policy.space import Space
@@ -86,8 +88,31 @@ def test_what_is_wrong_is_one_line(arguments: list[str], problem: str, tmp_path:
 def test_an_object_that_the_service_would_refuse_is_named_with_its_line(tmp_path: Path) -> None:
     file = write(tmp_path, SHOP.replace("endPort: 5440", "endPort: 5000"))
     message = muslin("explain", "shop/web", "shop/db", "-f", file, code=1)
-    assert message.startswith(f"Error: {file}, document 4, line 31: NetworkPolicy shop/db: "
+    assert message.startswith(f"Error: {file}, document 4, line 31, column 24: NetworkPolicy shop/db: "
                               "spec.ingress[1].ports[0].endPort: "), message
+
+
+def test_all_objects_that_the_service_would_refuse_are_named_before_it_is_asked(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By apply and play alike: nothing runs here, and that is not what is complained of."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    bad = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: all}
+spec: {selector: a == b}
+"""
+    file = write(tmp_path, SHOP.replace("endPort: 5440", "endPort: 5000") + "---" + bad)
+    for command in ("apply", "play"):
+        arguments = [command, *(["-f"] if command == "apply" else []), file, "--run-dir", str(tmp_path)]
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 1
+        lines = result.output.splitlines()
+        assert lines[0].startswith(f"Error: {file}, document 4, line 31, column 24: NetworkPolicy shop/db: "
+                                   "spec.ingress[1].ports[0].endPort: ")
+        assert lines[1].startswith(f"{file}, document 5, line 36, column 8: GlobalNetworkPolicy all: spec.selector: "
+                                   "selector, column 6: expected a value in quotes")
+        assert len(lines) == 2
 
 
 def test_a_pool_is_for_manifests() -> None:

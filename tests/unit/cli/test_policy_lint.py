@@ -46,8 +46,8 @@ def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
 def test_a_namespace_without_default_deny_is_information(tmp_path: Path) -> None:
     text = SHOP.replace("{port: sql}", "{port: sql}\n        - {port: 53, protocol: UDP}\n        - {port: 53}")
     lines = muslin("lint", write(tmp_path, text)).splitlines()
-    assert lines[0] == (f"{tmp_path}/shop.yaml, document 1, line 1: info: Namespace shop: no policy selects all its "
-                        "pods for ingress and egress: what no other policy selects is open there [default-deny]")
+    assert lines[0] == (f"{tmp_path}/shop.yaml, document 1, line 1, column 1: info: Namespace shop: no policy selects "
+                        "all its pods for ingress and egress: what no other policy selects is open there [default-deny]")
     assert lines[1:] == ["0 errors, 0 warnings, 1 info"]
     half = policy("podSelector: {}")
     assert "all its pods for egress: " in muslin("lint", write(tmp_path, text + half))
@@ -149,4 +149,4 @@ def test_the_example_is_as_it_is_said_to_be() -> None:
 def test_usage(tmp_path: Path) -> None:
     assert "name FILEs, or say --live" in muslin("lint", code=2)
     assert "name FILEs, or say --live" in muslin("lint", "--live", write(tmp_path), code=2)
-    assert "line 2: not valid YAML" in muslin("lint", write(tmp_path, "a: b\n c: [\n"), code=1)
+    assert "line 2, column 3: not valid YAML" in muslin("lint", write(tmp_path, "a: b\n c: [\n"), code=1)

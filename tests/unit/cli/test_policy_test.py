@@ -67,9 +67,9 @@ def test_pools_give_the_addresses_that_blocks_are_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("check", "problem"), [
-    ("{from: shop/web, to: shop/db, port: 80}", "line 5: checks[0].verdict: missing; say allow or deny"),
-    ("{from: shop/web, to: shop/db, verdict: yes}", "line 5: checks[0].verdict: must be a string"),
-    ("{from: shop/web, to: shop/db, verdict: pass}", "line 5: checks[0].verdict: 'pass' is not a verdict"),
+    ("{from: shop/web, to: shop/db, port: 80}", "line 5, column 5: checks[0].verdict: missing; say allow or deny"),
+    ("{from: shop/web, to: shop/db, verdict: yes}", "line 5, column 35: checks[0].verdict: must be a string"),
+    ("{from: shop/web, to: shop/db, verdict: pass}", "line 5, column 35: checks[0].verdict: 'pass' is not a verdict"),
     ("{from: shop/web, to: shop/db, ports: 80, verdict: deny}", "checks[0].ports: unknown field; did you mean port?"),
     ("{from: shop/web, to: shop/db, port: 0, verdict: deny}", "checks[0].port: 0 is not between 1 and 65535"),
     ("{from: shop/web, to: shop/db, port: [], verdict: deny}", "checks[0].port: must not be empty"),
@@ -85,7 +85,8 @@ def test_what_is_wrong_in_a_check_is_named(check: str, problem: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("head", "problem"), [
-    ("apiVersion: muslin/v2\nkind: PolicyTest\n", "line 1: apiVersion: 'muslin/v2' is not supported; say muslin/v1"),
+    ("apiVersion: muslin/v2\nkind: PolicyTest\n",
+     "line 1, column 1: apiVersion: 'muslin/v2' is not supported; say muslin/v1"),
     (HEAD + "manifests: [none/]\n", "manifests[0]: "),
     (HEAD + "pools: [10.0.0.0/33]\n", "pools[0]: not a range of addresses"),
     (HEAD + "pool: x\n", "pool: unknown field; did you mean pools?"),

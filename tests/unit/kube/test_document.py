@@ -52,15 +52,15 @@ def test_an_aliased_value_is_on_the_line_where_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("a: 1\nb: 2\na: 3", "line 3: key 'a' is there twice (first on line 1)"),
-    ("a: 1\n---\nb: {c: 1,\n  c: 2}", "document 2, line 4: key 'c' is there twice"),
-    ("&a [*a]", "line 1: alias *a is used before its anchor is complete"),
-    ("x: *nowhere", "line 1: alias *nowhere"),
-    ("x: !secret y", "line 1: tag !secret is not supported"),
-    ("x: !!int y", "line 1: 'y' is not of its tag's type (int)"),
+    ("a: 1\nb: 2\na: 3", "line 3, column 1: key 'a' is there twice (first on line 1)"),
+    ("a: 1\n---\nb: {c: 1,\n  c: 2}", "document 2, line 4, column 3: key 'c' is there twice"),
+    ("&a [*a]", "line 1, column 5: alias *a is used before its anchor is complete"),
+    ("x: *nowhere", "line 1, column 4: alias *nowhere"),
+    ("x: !secret y", "line 1, column 4: tag !secret is not supported"),
+    ("x: !!int y", "line 1, column 4: 'y' is not of its tag's type (int)"),
     ("x: !!python/object:os.system y", "is not supported"),
-    ("a: [1, 2", "line 2: not valid YAML"),
-    ("a:\n\t- b", "line 2: not valid YAML"),
+    ("a: [1, 2", "line 2, column 1: not valid YAML"),
+    ("a:\n\t- b", "line 2, column 1: not valid YAML"),
     ("a: \0", "not valid YAML"),
     ("[a]: b\n? {}\n: c", "a key must be a string"),
     ("<<: 5", "a merge key (<<) needs a mapping"),
@@ -69,7 +69,7 @@ def test_an_aliased_value_is_on_the_line_where_it_is_used() -> None:
     ("[" * 100_000, f"nested deeper than {MAX_DEPTH} levels"),
 ])
 def test_what_is_refused_says_where_and_why(text: str, message: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"^f\.yaml, document \d+, line \d+: ") as caught:
+    with pytest.raises(InvalidArgument, match=r"^f\.yaml, document \d+, line \d+, column \d+: ") as caught:
         documents(text, "f.yaml")
     assert message in caught.value.message
 
@@ -114,4 +114,4 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         documents(text, "f.yaml")
     except InvalidArgument as error:
-        assert re.match(r"f\.yaml, document \d+, line \d+: ", error.message)  # noqa: PT017 - not every text is refused
+        assert re.match(r"f\.yaml, document \d+, line \d+, column \d+: ", error.message)  # noqa: PT017 - not every text is refused

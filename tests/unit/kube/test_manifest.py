@@ -134,7 +134,7 @@ def test_a_list_holds_objects_of_any_kind() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("5", "f.yaml, document 1, line 1: must be a mapping, is the number 5"),
+    ("5", "f.yaml, document 1, line 1, column 1: must be a mapping, is the number 5"),
     ("a: b", "kind: missing"),
     ("{apiVersion: apps/v1, kind: Deployment}", "kind: Deployment is not supported; known kinds: Namespace, Node, Pod"),
     ("{apiVersion: v1beta1, kind: Pod}", "apiVersion: 'v1beta1' is not supported; say v1"),
@@ -151,7 +151,7 @@ def test_a_list_holds_objects_of_any_kind() -> None:
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: a b}}}", "'a b' is not a label's value"),
     ("{apiVersion: v1, kind: Namespace, metadata: {name: a}, specs: {}}", "specs: unknown field; did you mean spec?"),
     (POD.replace("containerPort: 80", "containerPort: 80000"),
-     "f.yaml, document 1, line 18: spec.containers[0].ports[0].containerPort: 80000 is not between 1 and 65535"),
+     "f.yaml, document 1, line 18, column 28: spec.containers[0].ports[0].containerPort: 80000 is not between"),
     (POD.replace("containerPort: 80", "containerPort: '80'"), "must be a whole number, is the string '80'"),
     (POD.replace("protocol: UDP", "protocol: udp"), "'udp' is not one of TCP, UDP, SCTP"),
     (POD.replace("protocol: UDP", "protocl: UDP"), "protocl: unknown field; did you mean protocol?"),
@@ -167,7 +167,7 @@ def test_a_list_holds_objects_of_any_kind() -> None:
     (POLICY.replace("endPort: 60", "endPort: x"), "spec.ingress[0].ports[1].endPort: must be a whole number"),
 ])
 def test_an_error_names_the_field_and_the_fix(text: str, message: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"^f\.yaml, document 1, line \d+: ") as caught:
+    with pytest.raises(InvalidArgument, match=r"^f\.yaml, document 1, line \d+, column \d+: ") as caught:
         parse(text, "f.yaml")
     assert message in caught.value.message
 
