@@ -47,7 +47,8 @@ def test_a_namespace_without_default_deny_is_information(tmp_path: Path) -> None
     text = SHOP.replace("{port: sql}", "{port: sql}\n        - {port: 53, protocol: UDP}\n        - {port: 53}")
     lines = muslin("lint", write(tmp_path, text)).splitlines()
     assert lines[0] == (f"{tmp_path}/shop.yaml, document 1, line 1, column 1: info: Namespace shop: no policy selects "
-                        "all its pods for ingress and egress: what no other policy selects is open there [default-deny]")
+                        "all its pods for ingress and egress: what no other policy selects is open there "
+                        "[default-deny]")
     assert lines[1:] == ["0 errors, 0 warnings, 1 info"]
     half = policy("podSelector: {}")
     assert "all its pods for egress: " in muslin("lint", write(tmp_path, text + half))
