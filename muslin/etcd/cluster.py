@@ -240,9 +240,11 @@ class Cluster:
                               f"{': ' if reasons else ''}{'; '.join(reasons)}") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self.closed and task is not None and not task.cancelling():
-                raise self._closing() from None  # the search was cancelled, not the caller
-            raise
+            if task is None or task.cancelling():
+                raise
+            if self.closed:  # the search was cancelled, not the caller
+                raise self._closing() from None
+        return await self.connection(timeout)  # others have taken over, of which one was up a moment ago
 
     def _closing(self) -> Unavailable:
         return Unavailable(f"the client of etcd at {self.names} is closed")
@@ -285,6 +287,8 @@ class Cluster:
             async with asyncio.timeout(_RENEW):
                 current = await _first(fresh)
             before, self._order, self._current, self._material = self._order, fresh, current, material
+            if (search := self._connecting) is not None:
+                search.cancel()  # among connections that are about to be closed
             log.info("etcd: new certificate in use endpoint=%s", current.address)
         except TimeoutError:
             log.warning("etcd at %s takes no connection with the new certificate; that before stays in use, and the "

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -214,7 +215,7 @@ async def test_a_server_that_is_not_the_one_meant_is_not_called(world: World, st
 
 async def test_malformed_and_oversized_messages_are_refused_and_harm_nobody(world: World) -> None:
     async with world.secure.channel(world.at_ipam, "n1") as channel:
-        raw = channel.unary_unary("/muslin.ipam.v1.Plugin/Add")
+        raw: Any = channel.unary_unary("/muslin.ipam.v1.Plugin/Add")
         before = world.refusals("malformed"), world.refusals("oversized")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await raw(b"\xff\xff\xff", timeout=PATIENCE)
@@ -230,7 +231,8 @@ async def test_malformed_and_oversized_messages_are_refused_and_harm_nobody(worl
     credentials = world.secure.certificates.credentials("operator")
     async with grpc.aio.secure_channel(world.at_ipam, credentials, options=options) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channel.unary_unary("/muslin.ipam.v1.Plugin/Add")(b"\0" * (65 << 20), timeout=PATIENCE)
+            raw = channel.unary_unary("/muslin.ipam.v1.Plugin/Add")
+            await raw(b"\0" * (65 << 20), timeout=PATIENCE)
         assert refused.value.code() is STATUS.RESOURCE_EXHAUSTED
     await add(world, "n1", "after")
 
