@@ -105,7 +105,7 @@ def _read(files: Files) -> Material:
                          f"({problem.reason or 'not PEM'})") from None
     try:
         judge.load_verify_locations(cadata=material.authority.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError):
+    except (ssl.SSLError, ValueError):
         raise ValueError(f"{files.authority} holds no certificate") from None
     return material
 

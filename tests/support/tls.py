@@ -30,7 +30,7 @@ class Certificates:
 
     def renew(self) -> None:
         """New certificates and keys for everybody, of the same authority."""
-        self.make(days=200, renew=300)
+        self.make(renew=1000)
 
     def files(self, name: str) -> Files:
         """Of one of them."""

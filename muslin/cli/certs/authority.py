@@ -84,6 +84,8 @@ class Authority:
             found = x509.load_pem_x509_certificate(pair.certificate)
             if _key(pair.key).public_key() != found.public_key():
                 return "it is not that of its key"
+            if found.issuer != self._certificate.subject:
+                return "it is another authority's"
             found.verify_directly_issued_by(self._certificate)
         except InvalidSignature:
             return "it is another authority's"

@@ -230,8 +230,8 @@ async def test_malformed_and_oversized_messages_are_refused_and_harm_nobody(worl
     options = (("grpc.max_send_message_length", -1),)
     credentials = world.secure.certificates.credentials("operator")
     async with grpc.aio.secure_channel(world.at_ipam, credentials, options=options) as channel:
+        raw = channel.unary_unary("/muslin.ipam.v1.Plugin/Add")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            raw = channel.unary_unary("/muslin.ipam.v1.Plugin/Add")
             await raw(b"\0" * (65 << 20), timeout=PATIENCE)
         assert refused.value.code() is STATUS.RESOURCE_EXHAUSTED
     await add(world, "n1", "after")

@@ -1,0 +1,234 @@
+"""Several replicas behind one channel: frozen, killed, unready ones are left; certificates change while calls go on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from muslin import rpc
+from muslin.api.cni.v1 import cni_pb2
+from muslin.api.ipam.v1 import ipam_pb2_grpc
+from muslin.api.rpc.v1 import tunnel_pb2_grpc
+from muslin.rpc import tls
+from muslin.rpc.interceptor import Around
+from muslin.rpc.replicas import Replicas
+from muslin.rpc.tunnel import Handlers, Tunnels, TunnelServicer, tunnel_to
+from muslin.tls import Certificates as OwnFiles
+from tests.integration.rpc.secure import PATIENCE, Secure, secure, until
+from tests.support.service import Service
+from tests.support.tls import Certificates
+
+STATUS = "/muslin.ipam.v1.Plugin/Status"
+REQUEST = cni_pb2.StatusRequest(call=cni_pb2.Call(
+    config=b'{"cniVersion": "1.0.0", "name": "net", "type": "muslin"}')).SerializeToString()
+
+
+def behind(channel: grpc.aio.Channel) -> Replicas:
+    return cast(Replicas, channel.replicated)  # type: ignore[attr-defined]  # ours has it
+
+
+@pytest.fixture
+def own() -> Iterator[None]:
+    """A test that sets this process' certificate takes it back."""
+    yield
+    tls.use(None)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Secure, dict[str, Service]]]:
+    """Two ipam services on one etcd, by target."""
+    with secure(tmp_path_factory.mktemp("replicas")) as running:
+        _, endpoint = running.service("endpoint")
+        found = [running.service("ipam", f"--endpoint={endpoint}") for _ in range(2)]
+        yield running, {target: service for service, target in found}
+
+
+@pytest.fixture
+async def tunnels(world: tuple[Secure, dict[str, Service]], own: None) -> AsyncIterator[tuple[Tunnels, Replicas]]:
+    running, services = world
+    tls.use(running.certificates.files("n1"))
+    async with rpc.channel(",".join(services), "n1") as channel:
+        tunnels = tunnel_to(channel)
+        assert isinstance(tunnels, Tunnels)
+        await until(lambda: [r.rank[0] for r in behind(channel).replicas] == [0, 0], "both serve")
+        yield tunnels, behind(channel)
+        await tunnels.aclose()
+
+
+@pytest.mark.parametrize("fault", ["freeze", "kill"])
+async def test_a_replica_that_is_gone_is_left_and_taken_again(
+        world: tuple[Secure, dict[str, Service]], tunnels: tuple[Tunnels, Replicas], fault: str) -> None:
+    """The call that finds it so is answered by the other one; a frozen one is told by its silence."""
+    caller, replicas = tunnels
+    preferred, other = replicas.replicas
+    assert replicas.pick() is preferred
+    await caller.call(STATUS, REQUEST, timeout=PATIENCE, again=True)
+    service = world[1][preferred.target]
+    service.freeze() if fault == "freeze" else service.kill()
+    await caller.call(STATUS, REQUEST, timeout=PATIENCE, again=True)
+    await until(lambda: replicas.pick() is other, "the other is preferred")
+    await caller.call(STATUS, REQUEST, timeout=PATIENCE)
+    service.thaw() if fault == "freeze" else service.start()
+    await until(lambda: replicas.pick() is preferred, "it is preferred again")
+    await caller.call(STATUS, REQUEST, timeout=PATIENCE)
+
+
+async def test_new_certificates_on_both_sides_fail_no_call(
+        world: tuple[Secure, dict[str, Service]], tunnels: tuple[Tunnels, Replicas]) -> None:
+    """Calls in tunnels and by themselves, one after the other, while everybody's key is replaced."""
+    running, services = world
+    caller, replicas = tunnels
+    certificates, ended, made = running.certificates, asyncio.Event(), 0
+    channel = cast(grpc.aio.Channel, replicas)
+    stub: ipam_pb2_grpc.PluginAsyncStub = ipam_pb2_grpc.PluginStub(channel)
+    request = cni_pb2.StatusRequest.FromString(REQUEST)
+
+    async def calls() -> None:
+        nonlocal made
+        while not ended.is_set():
+            await caller.call(STATUS, REQUEST, timeout=PATIENCE)
+            await stub.Status(request, timeout=PATIENCE)
+            made += 1
+
+    going = asyncio.ensure_future(calls())
+    before = certificates.files("ipam").certificate.read_bytes()
+    await asyncio.to_thread(certificates.renew)
+    mine = certificates.files("n1").certificate.read_bytes()
+    theirs = certificates.files("ipam").certificate.read_bytes()
+    assert theirs != before
+    await until(lambda: all(replica.line.material.certificate == mine for replica in replicas.replicas) or going.done(),
+                "the new certificate is shown by us")
+    so_far = made
+    await until(lambda: made > so_far + 10 or going.done(), "calls go on")
+    ended.set()
+    await going
+    for target in services:
+        assert await asyncio.to_thread(shown, target, certificates) == theirs.decode()
+
+
+def shown(target: str, certificates: Certificates) -> str:
+    """The certificate that a server shows now."""
+    files = certificates.files("n1")
+    context = ssl.create_default_context(cafile=files.authority)
+    context.load_cert_chain(files.certificate, files.key)
+    host, _, port = target.rpartition(":")
+    with (socket.create_connection((host, int(port)), PATIENCE) as line,
+          context.wrap_socket(line, server_hostname=host) as secured):
+        raw = secured.getpeercert(binary_form=True)
+    assert raw
+    return ssl.DER_cert_to_PEM_cert(raw)
+
+
+@dataclass
+class Fake:
+    """A server whose Status fails, and counts."""
+
+    target: str
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    asked: int = 0
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+
+    async def serving(self, yes: bool) -> None:
+        answer = health_pb2.HealthCheckResponse
+        await self.health.set("", answer.SERVING if yes else answer.NOT_SERVING)
+
+
+class Plugin(ipam_pb2_grpc.PluginServicer):
+    fake: Fake
+
+    async def Status(self, request: cni_pb2.StatusRequest, context: Any) -> cni_pb2.StatusResponse:
+        self.fake.asked += 1
+        if self.fake.code is not grpc.StatusCode.OK:
+            await context.abort(self.fake.code, "not now")
+        return cni_pb2.StatusResponse()
+
+
+async def fake(certificates: Certificates) -> Fake:
+    around, checker, plugin = Around(), health.aio.HealthServicer(), Plugin()  # type: ignore[abstract]  # one is enough
+    around.own = frozenset({"muslin.ipam.v1.Plugin"})
+    server = grpc.aio.server(interceptors=[around])
+    handlers = Handlers(server)
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    ipam_pb2_grpc.add_PluginServicer_to_server(plugin, cast("grpc.aio.Server", handlers))
+    tunnel_pb2_grpc.add_TunnelServicer_to_server(TunnelServicer(handlers, around.wrap), server)
+    credentials = tls.server_credentials(OwnFiles(certificates.files("ipam")))
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    plugin.fake = Fake(f"127.0.0.1:{port}", server, checker)
+    await plugin.fake.serving(True)
+    return plugin.fake
+
+
+@pytest.fixture
+async def fakes(tmp_path: Path, own: None) -> AsyncIterator[tuple[list[Fake], Tunnels, Replicas]]:
+    """Two such servers, the preferred one first."""
+    certificates = Certificates(tmp_path / "certs")
+    tls.use(certificates.files("n1"))
+    made = [await fake(certificates) for _ in range(2)]
+    async with rpc.channel(",".join(each.target for each in made)) as channel:
+        replicas, tunnels = behind(channel), tunnel_to(channel)
+        assert isinstance(tunnels, Tunnels)
+        await until(lambda: [r.rank[0] for r in replicas.replicas] == [0, 0], "both serve")
+        made.sort(key=lambda each: [r.target for r in replicas.replicas].index(each.target))
+        yield made, tunnels, replicas
+        await tunnels.aclose()
+    for each in made:
+        await each.server.stop(None)
+
+
+@pytest.mark.parametrize(("again", "code", "asked"), [
+    (True, grpc.StatusCode.UNAVAILABLE, [1, 1]),
+    (False, grpc.StatusCode.UNAVAILABLE, [1, 0]),
+    (True, grpc.StatusCode.ABORTED, [1, 0]),
+])
+async def test_another_is_asked_only_if_that_does_no_harm(
+        fakes: tuple[list[Fake], Tunnels, Replicas], again: bool, code: grpc.StatusCode, asked: list[int]) -> None:
+    """Once each, and only where the first was not to be had."""
+    servers, tunnels, _ = fakes
+    for each in servers:
+        each.code = code
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await tunnels.call(STATUS, REQUEST, timeout=PATIENCE, again=again)
+    assert failed.value.code() is code
+    assert [each.asked for each in servers] == asked
+
+
+async def test_one_that_says_it_does_not_serve_is_left_until_it_does(
+        fakes: tuple[list[Fake], Tunnels, Replicas]) -> None:
+    """But it is asked where there is no better: it knows best what it can answer."""
+    servers, tunnels, replicas = fakes
+    first, second = servers
+    first.code = second.code = grpc.StatusCode.OK
+    await first.serving(False)
+    await until(lambda: replicas.pick() is replicas.replicas[1], "the other is preferred")
+    await tunnels.call(STATUS, REQUEST, timeout=PATIENCE)
+    assert (first.asked, second.asked) == (0, 1)
+    await second.serving(False)
+    await until(lambda: replicas.pick() is replicas.replicas[0], "both are as bad")
+    await tunnels.call(STATUS, REQUEST, timeout=PATIENCE)
+    assert (first.asked, second.asked) == (1, 1)
+
+
+async def test_callers_spread_over_replicas(tmp_path: Path, own: None) -> None:
+    """Each prefers one, always the same; all together prefer all."""
+    targets = ["ipam1:7001", "ipam2:7001", "ipam3:7001"]
+
+    async def first(name: str) -> str:
+        async with rpc.channel(",".join(targets), name) as channel:
+            return behind(channel).replicas[0].target
+
+    tls.use(Certificates(tmp_path).files("n1"))
+    names = [f"node{number}" for number in range(30)]
+    once = [await first(name) for name in names]
+    assert once == [await first(name) for name in names]
+    assert set(once) == set(targets)
