@@ -14,6 +14,7 @@ from muslin.errors import Corrupt, InvalidArgument
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _PREFIX = re.compile(rf"[a-z][a-z0-9]{{0,{names.LONGEST_PREFIX - 1}}}")
+_API_PATH = re.compile(r"/+(api(/.*)?)?$")
 _NODE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,252}")
 
 
@@ -28,6 +29,25 @@ class Ipam:
     """Names or CIDRs, in order; empty for all."""
     ipv6_pools: tuple[str, ...] = ()
     """Likewise."""
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """Where an API server is and who asks there: the sections `kubernetes` and `policy`, of which the latter counts.
+
+    Files are those of the machine that the configuration is on.
+    """
+
+    kubeconfig: str = ""
+    """kubernetes.kubeconfig: a file."""
+    api_root: str = ""
+    """policy.k8s_api_root, else kubernetes.k8s_api_root: a URL, what Calico allows behind it (/api/v1) cut off."""
+    auth_token: str = field(default="", repr=False)
+    """policy.k8s_auth_token."""
+    client_certificate: str = ""
+    """policy.k8s_client_certificate: a file, as the next two."""
+    client_key: str = ""
+    certificate_authority: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,7 @@ class NetConf:
     """Node identity; empty means the node daemon's own."""
     policy_type: str = ""
     """`k8s` for Kubernetes policy mode, else empty."""
+    kubernetes: Kubernetes = Kubernetes()
     ipam: Ipam = Ipam()
     runtime_ips: tuple[str, ...] = ()
     """What the runtime asks for by the capability `ips`: addresses, each with or without a prefix length."""
@@ -89,6 +110,7 @@ def parse(raw: bytes) -> NetConf:
         mtu=_integer(document, "mtu", 0, 65535),
         nodename=_nodename(document, kubernetes),
         policy_type=_policy_type(document),
+        kubernetes=_kubernetes(kubernetes, _object(document, "policy")),
         ipam=_ipam(_object(document, "ipam")),
         runtime_ips=_strings(runtime, "ips", "runtimeConfig."),
         runtime_mac=_string(runtime, "mac", "runtimeConfig."),
@@ -206,6 +228,13 @@ def _policy_type(document: Mapping[str, Any]) -> str:
     if value not in ("", "k8s"):
         raise InvalidArgument(f"policy.type {value!r} is not known; use \"k8s\", or leave it out")
     return value
+
+
+def _kubernetes(section: Mapping[str, Any], policy: Mapping[str, Any]) -> Kubernetes:
+    root = _string(policy, "k8s_api_root", "policy.") or _string(section, "k8s_api_root", "kubernetes.")
+    return Kubernetes(_string(section, "kubeconfig", "kubernetes."), _API_PATH.sub("", root),
+                      *(_string(policy, f"k8s_{key}", "policy.")
+                        for key in ("auth_token", "client_certificate", "client_key", "certificate_authority")))
 
 
 def _mesos_labels(document: Mapping[str, Any]) -> Mapping[str, str]:

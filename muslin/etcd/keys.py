@@ -21,9 +21,11 @@ This is the one place that knows the layout. A key is a prefix and one or more p
     /muslin/endpoint/v1/hosts/<node>
     /muslin/endpoint/v1/presences/<node>                    with a lease
     /muslin/endpoint/v1/barrier
+    /muslin/endpoint/v1/writer
     /muslin/endpoint/v1/fences/<2 hex digits>
     /muslin/policy/v1/objects/<kind>/<namespace>/<name>     namespace "_": the object belongs to the whole cluster
     /muslin/policy/v1/profiles/<name>
+    /muslin/policy/v1/writer
     /muslin/policy/v1/fences/<hex digit>
 
 The slash of a CIDR is written as a dash (`10.0.0.0-26`). No other part may hold a slash: none of these names can
@@ -44,8 +46,8 @@ __all__ = [
     "IPAM_POOLS", "IPAM_POOL_GENERATION", "IPAM_BLOCKS", "IPAM_AFFINITIES", "IPAM_HANDLES", "IPAM_BARRIER",
     "IPAM_RESERVATIONS", "IPAM_CONFIG", "IPAM_NODES", "ipam_node", "IPAM_CLUSTER", "IPAM_QUARANTINE", "quarantined",
     "ENDPOINTS", "PODS", "NAMESPACES", "NODES", "ENDPOINT_BARRIER", "ENDPOINT_FENCES", "endpoint_fence",
-    "ENDPOINT_INTERFACES", "endpoint_interface",
-    "POLICY_OBJECTS", "POLICY_PROFILES",
+    "ENDPOINT_INTERFACES", "endpoint_interface", "ENDPOINT_WRITER",
+    "POLICY_OBJECTS", "POLICY_PROFILES", "POLICY_WRITER",
     "CLUSTER",
     "pool", "parse_pool", "block", "parse_block", "affinity", "affinities_of", "parse_affinity",
     "handle", "handles_of", "parse_handle",
@@ -91,8 +93,12 @@ ENDPOINT_BARRIER = ENDPOINT + "v1/barrier"
 ENDPOINT_FENCES = ENDPOINT + "v1/fences/"
 """A record is made on condition that its fence is unchanged, and its deletion rewrites the fence, whether there was a
 record or not: what was sent before the deletion can not arrive after it. See `endpoint_fence`."""
+ENDPOINT_WRITER = ENDPOINT + "v1/writer"
+"""Held by the one process that writes what an API server has; ends with its lease (muslin.etcd.election)."""
 POLICY_OBJECTS = POLICY + "v1/objects/"
 POLICY_PROFILES = POLICY + "v1/profiles/"
+POLICY_WRITER = POLICY + "v1/writer"
+"""As `ENDPOINT_WRITER`."""
 POLICY_FENCES = POLICY + "v1/fences/"
 """As `ENDPOINT_FENCES`, for objects. There are 16: a transaction about many objects must have room for all fences."""
 

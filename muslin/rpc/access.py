@@ -74,6 +74,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "/muslin.ipam.v1.Ipam/WatchRoutes": _only(Role.NODE),
     # What services ask each other.
     "/muslin.endpoint.v1.Endpoints/Get": _only(Role.IPAM, again=True),
+    "/muslin.endpoint.v1.Endpoints/GetPod": _only(Role.IPAM, again=True),
     "/muslin.endpoint.v1.Endpoints/WatchInventory": _only(Role.IPAM, Role.POLICY),
     # The operator's. Named one by one, so that a new method is thought about.
     **dict.fromkeys((

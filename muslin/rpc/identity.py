@@ -69,6 +69,11 @@ def caller_of(context: Context) -> Caller:
     return Caller.named(names[0].decode(errors="replace")) if len(names) == 1 else Caller(Role.NOBODY)
 
 
+def is_local(context: Context) -> bool:
+    """Whether a call comes from this machine, over a unix socket."""
+    return caller_of(context).role is Role.LOCAL
+
+
 def node_of(context: Context, nodename: str) -> str:
     """The node that a call is for: the caller, if it is one; else what metadata, configuration or this host says."""
     if (caller := caller_of(context)).node:

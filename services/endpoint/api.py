@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
+from muslin.cni import netconf
+from muslin.cni.netconf import Kubernetes
 from muslin.errors import Denied, NotFound
 from muslin.etcd import keys
-from muslin.rpc import bound_to, node_of, remaining
+from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.endpoint import bulk, changing, codec, convert, hosts
 from services.endpoint.deadline import within
 from services.endpoint.inventory import watch_inventory
@@ -119,6 +121,20 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
             await self._app.pods.delete(names)
         log.info("pods deleted count=%d", len(names))
         return endpoint_pb2.DeletePodsResponse()
+
+    async def GetPod(self, request: endpoint_pb2.GetPodRequest, context: Context) -> endpoint_pb2.GetPodResponse:
+        """A pod and its namespace, as they are known, or else as the API server has them."""
+        ref = endpoint_pb2.PodRef(namespace=request.namespace, name=request.name)
+        (namespace, name), = convert.refs([ref])
+        conf = netconf.parse(request.config).kubernetes if request.config and is_local(context) else Kubernetes()
+        store, lookup = self._app.store, self._app.lookup
+        pod = store.pod(namespace, name, request.uid)
+        if pod is None:
+            pod = await lookup.pod(namespace, name, request.uid, conf, remaining(context))
+        item = store.mirrored(keys.namespace(namespace))
+        space = codec.namespace(item) if item else await lookup.namespace(namespace, remaining(context))
+        return endpoint_pb2.GetPodResponse(pod=convert.pod_message(pod) if pod else None,
+                                           namespace=convert.namespace_message(space) if space else None)
 
     async def ListPods(self, request: endpoint_pb2.ListPodsRequest, context: Context) -> endpoint_pb2.ListPodsResponse:
         """All pods."""

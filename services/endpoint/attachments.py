@@ -23,8 +23,8 @@ class Attachments:
         self._store = store
         self._underway: dict[str, set[_Adding]] = {}
 
-    async def add(self, call: Invocation, bound: str = "") -> WorkloadEndpoint:
-        """Store the record of an ADD, with what is known of its pod.
+    async def add(self, call: Invocation, bound: str = "", fetched: Pod | None = None) -> WorkloadEndpoint:
+        """Store the record of an ADD, with what is known of its pod; with what was `fetched` of it, if nothing is.
 
         Outside Kubernetes it may be the record of another network, which this one has joined; see `sharing`.
 
@@ -52,6 +52,8 @@ class Attachments:
                 require_own(bound, record.node, f"attachment {record.identity}")
                 return writes
             pod = _pod(call, read)
+            if fetched is not None and (pod is None or not concerns(pod, base)):
+                pod = fetched
             record = build(call, pod) if pod else base
             known = pod is not None and concerns(pod, record)
             return {key: codec.encode(record)}

@@ -41,12 +41,12 @@ async def delete(store: Store, stored_at: Sequence[str]) -> None:
         await store.transact(_deleting(some))
 
 
-def bundles(encoded: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+def bundles(encoded: Sequence[tuple[str, bytes]], at_once: int = AT_ONCE) -> Iterator[Sequence[tuple[str, bytes]]]:
     """Keys and values in order, as many at a time as fit into one transaction; one that is too long goes alone."""
     some: list[tuple[str, bytes]] = []
     size = 0
     for key, value in encoded:
-        if some and (len(some) == AT_ONCE or size + len(value) > BYTES):
+        if some and (len(some) == at_once or size + len(value) > BYTES):
             yield some
             some, size = [], 0
         some.append((key, value))

@@ -11,6 +11,7 @@ interfaces/CONT/IF     the name of a network, see `sharing`
 hosts/NODE             `hosts.Host`
 presences/NODE         empty; a lease ends it
 barrier, fences/XX     empty; only their revisions mean something
+writer                 who writes what an API server has, for people
 ====================  =============================================
 """
 

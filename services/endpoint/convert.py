@@ -196,6 +196,11 @@ def pod_message(pod: Pod) -> endpoint_pb2.Pod:
                             annotations=pod.annotations, service_account=pod.service_account, ports=_ports(pod.ports))
 
 
+def namespace_message(namespace: Namespace) -> endpoint_pb2.Namespace:
+    """A namespace."""
+    return endpoint_pb2.Namespace(name=namespace.name, labels=namespace.labels, annotations=namespace.annotations)
+
+
 def node_message(node: Node) -> endpoint_pb2.Node:
     """A node."""
     return endpoint_pb2.Node(name=node.name, labels=node.labels, pod_cidrs=node.pod_cidrs)
@@ -207,8 +212,7 @@ def told(record: Pod | Namespace | Node) -> InventoryChange:
         case Pod():
             return InventoryChange(pod=pod_message(record))
         case Namespace():
-            return InventoryChange(namespace=endpoint_pb2.Namespace(
-                name=record.name, labels=record.labels, annotations=record.annotations))
+            return InventoryChange(namespace=namespace_message(record))
         case Node():
             return InventoryChange(node=node_message(record))
 

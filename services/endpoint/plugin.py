@@ -14,13 +14,14 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2_grpc
 from muslin.cni import collect, netconf
 from muslin.cni.invocation import Invocation
+from muslin.cni.netconf import Kubernetes
 from muslin.cni.result import IPConfig, previous
 from muslin.errors import FailedPrecondition, NotFound
 from muslin.etcd import keys
-from muslin.rpc import bound_to, node_of, remaining
+from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.endpoint import check, codec, sharing
 from services.endpoint.deadline import within
-from services.endpoint.records import WorkloadEndpoint
+from services.endpoint.records import Pod, WorkloadEndpoint
 
 if TYPE_CHECKING:
     from services.endpoint.server import EndpointApp
@@ -40,13 +41,22 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         """Store the record."""
         call = Invocation.parse(request.call, "")
         call = dataclasses.replace(call, node=node_of(context, call.conf.nodename))
+        fetched = await self._fetched(call, context)
         async with within(remaining(context)):
-            record = await self._app.attachments.add(call, bound_to(context))
+            record = await self._app.attachments.add(call, bound_to(context), fetched)
         joined = record.network if record.network != call.network else ""
         handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac,
                                             bandwidth=record.bandwidth, joined=joined)
         answer = dataclasses.replace(call.result, ips=_ips(record)) if joined else call.result
         return call.response(answer, handed_on)
+
+    async def _fetched(self, call: Invocation, context: Context) -> Pod | None:
+        """The pod as the API server has it, if it is not known and there is one to ask."""
+        uid = call.args.get("K8S_POD_UID", "")
+        if not call.kubernetes or self._app.store.pod(call.namespace, call.pod, uid):
+            return None
+        conf = call.conf.kubernetes if is_local(context) else Kubernetes()
+        return await self._app.lookup.pod(call.namespace, call.pod, uid, conf, remaining(context) / 2)
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
         """Remove the record of exactly this attachment; none there is a success."""

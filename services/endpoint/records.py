@@ -15,6 +15,10 @@ NAMESPACE_LABEL = "calico/k8s_ns"
 """Carries the pod's namespace, for selectors written for Calico."""
 
 
+KUBERNETES = "kubernetes"
+"""`source` of what follows an API server."""
+
+
 class NamedPort(msgspec.Struct, frozen=True):
     """A container port that a policy can refer to by name."""
 
@@ -25,7 +29,10 @@ class NamedPort(msgspec.Struct, frozen=True):
 
 
 class Pod(msgspec.Struct, frozen=True):
-    """What is known of a Kubernetes pod."""
+    """What is known of a Kubernetes pod.
+
+    `source`, of this and of the next two, is who looks after the record: KUBERNETES, or empty for whoever applied it.
+    """
 
     namespace: str
     name: str
@@ -34,6 +41,7 @@ class Pod(msgspec.Struct, frozen=True):
     annotations: dict[str, str] = {}
     service_account: str = "default"
     ports: tuple[NamedPort, ...] = ()
+    source: str = ""
 
 
 class Namespace(msgspec.Struct, frozen=True):
@@ -42,6 +50,7 @@ class Namespace(msgspec.Struct, frozen=True):
     name: str
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    source: str = ""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -51,6 +60,7 @@ class Node(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     pod_cidrs: tuple[str, ...] = ()
     """Address/length."""
+    source: str = ""
 
 
 class WorkloadEndpoint(msgspec.Struct, frozen=True):

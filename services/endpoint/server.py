@@ -11,11 +11,14 @@ from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.errors import Unavailable
 from muslin.etcd import Etcd, Members, keys
 from muslin.etcd.mirror import Mirror
+from muslin.kube.access import Load
 from muslin.rpc import App, Part, Readiness
 from services.endpoint.api import Endpoints
 from services.endpoint.attachments import Attachments
 from services.endpoint.hosts import Hosts
+from services.endpoint.kubernetes import Source
 from services.endpoint.listing import Lists
+from services.endpoint.lookup import Lookup
 from services.endpoint.plugin import Plugin
 from services.endpoint.pods import Pods
 from services.endpoint.store import Store
@@ -25,11 +28,15 @@ _LOOK = 0.5
 
 
 class EndpointApp(App):
-    """The endpoint service on one etcd cluster."""
+    """The endpoint service on one etcd cluster.
+
+    `kubernetes` reads the credentials of an API server whose pods, namespaces and nodes are to be followed, if any is.
+    Only an ADD of a pod that is not known waits for that server.
+    """
 
     name = "muslin-endpoint"
 
-    def __init__(self, etcd: Sequence[str] | Members) -> None:
+    def __init__(self, etcd: Sequence[str] | Members, kubernetes: Load | None = None) -> None:
         super().__init__()
         self._etcd = Etcd(etcd)
         self._mirror = Mirror(self._etcd, keys.ENDPOINT)
@@ -37,12 +44,17 @@ class EndpointApp(App):
         self._attachments, self._pods = Attachments(self._store), Pods(self._store)
         self._lists = Lists(self._store)
         self._hosts = Hosts(self._etcd, self._mirror)
+        self.lookup = Lookup(kubernetes)
+        """Asks for pods that are not known."""
+        self._kubernetes = Source(self._etcd, self._mirror, self._store, self._pods, kubernetes) if kubernetes else None
 
     async def start(self, readiness: Readiness) -> None:
         """Begin to follow the store. Until that is read, requests are answered UNAVAILABLE."""
         self.tasks.spawn("mirror", self._mirror.run())
         self.tasks.spawn("follow pods", self._pods.run())
         self.tasks.spawn("store", self._report(readiness.part("store")))
+        if self._kubernetes:
+            self.tasks.spawn("kubernetes", self._kubernetes.run())
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.endpoint.v1."""
@@ -53,6 +65,7 @@ class EndpointApp(App):
     async def stop(self) -> None:
         """Let go of the store."""
         await self.tasks.aclose()  # its tasks use the store
+        await self.lookup.aclose()
         await self._store.aclose()
         await self._etcd.aclose()
 

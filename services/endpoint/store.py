@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-_OTHER = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES, keys.ENDPOINT_INTERFACES, keys.HOSTS, keys.PRESENCES)
+_OTHER = (keys.ENDPOINT_BARRIER, keys.ENDPOINT_FENCES, keys.ENDPOINT_INTERFACES, keys.ENDPOINT_WRITER, keys.HOSTS,
+          keys.PRESENCES)
 """Keys without a record, or with one that is `hosts`'s."""
 
 _CONFLICTS = 32
@@ -61,6 +62,12 @@ class Store:
         """The records of endpoints, sorted by key; damaged ones are left out."""
         return [self._mirror.items[key] for key in sorted(self._mirror.items)
                 if key.startswith(keys.ENDPOINTS) and key not in self._damaged]
+
+    def pod(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """A pod as the mirror has it; None if it is not known, or of another uid, where both are known."""
+        if (item := self.mirrored(keys.pod(namespace, name))) is None or (pod := _known(codec.pod, item)) is None:
+            return None
+        return pod if not uid or not pod.uid or uid == pod.uid else None
 
     def pods(self) -> Iterator[Pod]:
         """All pods, sorted by key; damaged ones are left out."""

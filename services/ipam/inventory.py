@@ -15,6 +15,7 @@ import grpc
 
 from muslin import rpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
+from muslin.errors import NotFound
 from muslin.etcd.backoff import Backoff
 from services.ipam import metrics
 
@@ -65,6 +66,7 @@ class Inventory:
         self._pods = 0
         self._moved = asyncio.Event()
         self._settled = False
+        self._stub: endpoint_pb2_grpc.EndpointsAsyncStub | None = None
         self.trouble = "no answer from the endpoint service yet"
         """Why what is known may be old; empty while the endpoint service is followed."""
 
@@ -72,6 +74,10 @@ class Inventory:
     def synced(self) -> bool:
         """Whether what is known is what the endpoint service knows."""
         return not self.trouble
+
+    def knows(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether a pod is known, and of this uid, where both are known."""
+        return self._pod_of(namespace, name, uid) is not None
 
     def pod(self, namespace: str, name: str) -> Pod | None:
         """A pod, if it is known."""
@@ -87,6 +93,31 @@ class Inventory:
         """A node, if it is known."""
         found = self._known.get(("node", "", name))
         return found if isinstance(found, Node) else None
+
+    async def ask(self, namespace: str, name: str, uid: str, config: bytes, timeout: float) -> Pod | None:
+        """Have the endpoint service look for a pod that is not known, and its namespace: it may ask an API server.
+
+        `config` is the network configuration of the call, empty for one from another machine. None if nobody knows.
+
+        Raises:
+            NotFound: the API server says that there is no such pod.
+        """
+        if self._stub is None or not self.synced:
+            return None
+        request = endpoint_pb2.GetPodRequest(namespace=namespace, name=name, uid=uid, config=config)
+        try:
+            answer = await self._stub.GetPod(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise NotFound(f"endpoint: {error.details()}") from None
+            # Its own part of this ADD, which comes later, is refused if it can not do without the pod.
+            log.warning("pod is not known, and was not found pod=%s/%s problem=%s: %s", namespace, name,
+                        error.code().name, error.details())
+            return None
+        if answer.HasField("namespace"):
+            self._known.setdefault(("namespace", "", namespace), Namespace(
+                dict(answer.namespace.labels), _ours(answer.namespace.annotations)))
+        return Pod(answer.pod.uid, _ours(answer.pod.annotations)) if answer.HasField("pod") else None
 
     async def settle(self, namespace: str, name: str, uid: str, timeout: float) -> Pod | None:
         """The pod of a call, None if it is not known; `uid` is what the runtime calls it, empty if it does not.
@@ -118,7 +149,7 @@ class Inventory:
         """Follow until cancelled."""
         backoff, said = Backoff(most=0.3), ""
         async with rpc.channel(self._target) as channel:
-            stub = endpoint_pb2_grpc.EndpointsStub(channel)
+            stub = self._stub = endpoint_pb2_grpc.EndpointsStub(channel)
             while True:
                 try:
                     await self._follow(stub, backoff)

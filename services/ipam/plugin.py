@@ -15,7 +15,7 @@ from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.result import IPConfig, previous
 from muslin.errors import Corrupt, FailedPrecondition, NotFound, Unavailable, Unsupported
-from muslin.rpc import bound_to, node_of, remaining
+from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.ipam import handles, requests
 from services.ipam.check import differences
 from services.ipam.handles import Handle, Request
@@ -46,7 +46,8 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
             raise Unsupported(f"ipam.type {call.conf.ipam.type!r} is not supported; use \"muslin-ipam\" or "
                               "\"calico-ipam\", or leave it out")
         handle = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
-        wanted = await self._resolved(call, handle, remaining(context))
+        wanted = await self._resolved(call, handle, request.call.config if is_local(context) else b"",
+                                      remaining(context))
         wanted = dataclasses.replace(wanted, bound=bool(bound_to(context)))
         held = await self._app.allocator.assign(wanted, remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
@@ -54,13 +55,15 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         ips = tuple(IPConfig(str(ipaddress.ip_interface(a.address))) for a in held.addresses)
         return call.response(dataclasses.replace(call.result, ips=call.result.ips + ips), call.context)
 
-    async def _resolved(self, call: Invocation, handle: Handle, timeout: float) -> Request:
+    async def _resolved(self, call: Invocation, handle: Handle, config: bytes, timeout: float) -> Request:
         """What the call asks for, as far as pod, namespace and node are known."""
         app, inventory = self._app, self._app.inventory
         pod = None
         if call.kubernetes:
-            pod = await inventory.settle(call.namespace, call.pod, call.args.get("K8S_POD_UID", ""),
-                                         min(PATIENCE, timeout / 4))
+            named = call.namespace, call.pod, call.args.get("K8S_POD_UID", "")
+            if not inventory.knows(*named):
+                pod = await inventory.ask(*named, config, timeout / 3)
+            pod = pod or await inventory.settle(*named, min(PATIENCE, timeout / 4))
             if inventory.trouble:
                 log.warning("the inventory is not current, annotations %s: pod=%s/%s attachment=%s problem=%s",
                             "may be old" if pod else "of the pod are not known", call.namespace, call.pod,

@@ -23,7 +23,11 @@ MAX_MANIFEST = 1 << 20
 """Bytes of one manifest. etcd takes 1.5 MiB in one request."""
 
 
-class Object(msgspec.Struct, frozen=True):
+KUBERNETES = "kubernetes"
+"""`Object.source` of what follows an API server."""
+
+
+class Object(msgspec.Struct, frozen=True, omit_defaults=True):
     """A Kubernetes object and where it came from."""
 
     kind: str
@@ -32,6 +36,8 @@ class Object(msgspec.Struct, frozen=True):
     origin: str
     manifest: msgspec.Raw
     """The whole object, JSON inside JSON."""
+    source: str = ""
+    """Who looks after it: KUBERNETES, or empty for whoever applied it."""
 
     @property
     def ref(self) -> Ref:
@@ -46,6 +52,8 @@ class Object(msgspec.Struct, frozen=True):
     def translate(self) -> Translation:
         """What it means.
 
+        A policy that an API server has taken is not refused for what is not understood of it; see `translate`.
+
         Raises:
             InvalidArgument: it is not JSON, or the API server would refuse it; the message names the field.
         """
@@ -55,7 +63,7 @@ class Object(msgspec.Struct, frozen=True):
             document = msgspec.json.decode(self.manifest)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
             raise InvalidArgument(f"manifest: is not JSON: {problem}") from None
-        return translate(self.ref, document, self.origin)
+        return translate(self.ref, document, self.origin, taken=self.source == KUBERNETES)
 
 
 class StoredRule(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -83,6 +91,11 @@ def network_profile(name: str, *, kubernetes: bool) -> StoredProfile:
     label = names.PROFILE_PREFIX + name
     peers = "" if kubernetes else str(Has(label))
     return StoredProfile({label: ""}, (StoredRule("allow", peers),), (StoredRule("allow"),))
+
+
+def ref_of(key: str) -> Ref:
+    """The name of the object at a key. Raises Corrupt if it is no such key."""
+    return Ref(*keys.parse_policy_object(key))
 
 
 def encode(record: Object | StoredProfile) -> bytes:

@@ -8,8 +8,10 @@ import grpc
 
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.etcd import Etcd, Members
+from muslin.kube.access import Load
 from muslin.rpc import App, Part, Readiness
 from services.policy.endpoints import EndpointSource
+from services.policy.kubernetes import Source
 from services.policy.plugin import Plugin
 from services.policy.policies import Policies
 from services.policy.programs import Programs
@@ -17,15 +19,21 @@ from services.policy.replica import Replica
 
 
 class PolicyApp(App):
-    """The policy service on one etcd cluster, with the endpoints of the endpoint service at `endpoint`."""
+    """The policy service on one etcd cluster, with the endpoints of the endpoint service at `endpoint`.
+
+    `kubernetes` reads the credentials of an API server whose policies are to be followed, if any is. Nothing waits for
+    it: what is stored is in force.
+    """
 
     name = "muslin-policy"
 
-    def __init__(self, etcd: Sequence[str] | Members, endpoint: str) -> None:
+    def __init__(self, etcd: Sequence[str] | Members, endpoint: str, kubernetes: Load | None = None) -> None:
         super().__init__()
         self._endpoint = endpoint
         self._etcd = Etcd(etcd)
         self._replica = Replica(self._etcd)
+        self._kubernetes = Source(self._etcd, self._replica.mirror, self._replica.store, kubernetes
+                                  ) if kubernetes else None
         self._parts: tuple[Part, ...] = ()
 
     async def start(self, readiness: Readiness) -> None:
@@ -36,6 +44,8 @@ class PolicyApp(App):
         self.tasks.spawn("store", self._replica.follow(store))
         self.tasks.spawn("endpoints", source.run())
         self.tasks.spawn("set aside", self._replica.set_aside())
+        if self._kubernetes:
+            self.tasks.spawn("kubernetes", self._kubernetes.run())
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.policy.v1."""

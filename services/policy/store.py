@@ -10,12 +10,13 @@ from typing import TypeAlias
 
 from muslin.errors import Conflict
 from muslin.etcd import Delete, Etcd, Get, KeyValue, Op, Put, absent, keys, unchanged
+from muslin.etcd.election import Deposed, Term
 from services.policy import records
 from services.policy.records import Object, StoredProfile
 from services.policy.translate import Ref
 
-MAX_OPERATIONS = 112
-"""On objects in one transaction; etcd takes 128, and there are 16 fences."""
+MAX_OPERATIONS = 111
+"""On objects in one transaction; etcd takes 128, and there are 16 fences, and the place of the one who writes."""
 MAX_BYTES = 1_300_000
 """Of values in one transaction; etcd takes requests of 1.5 MiB."""
 Known: TypeAlias = dict[str, KeyValue | None]
@@ -54,29 +55,31 @@ class Store:
         """`mirrored` holds the records as far as they are known here; live."""
         self._etcd, self._mirrored = etcd, mirrored
 
-    async def put(self, objects: Sequence[Object], timeout: float) -> int:
-        """Store objects; the revision at which all are in, 0 if there are none.
+    async def put(self, objects: Sequence[Object], timeout: float, term: Term | None = None) -> int:
+        """Store objects; the revision at which all are in, 0 if there are none. With a term only while that lasts.
 
         Where they do not fit in one transaction, Tiers come first, since they order policies, and Namespaces last:
         pods of a namespace that is not there are closed, so nothing is open for a moment that a policy further down
         would have shut.
 
         Raises:
+            Deposed: the term is over.
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         ends = time.monotonic() + timeout
         ordered = sorted(objects, key=lambda item: (_RANK.get(item.kind, 1), item.namespace, item.name))
         revision = 0
         for batch in batches(Put(item.key, records.encode(item)) for item in ordered):
-            revision, _ = await self._commit({put.key: put.value for put in batch}, ends)
+            revision, _ = await self._commit({put.key: put.value for put in batch}, ends, term)
         return revision
 
-    async def delete(self, refs: Sequence[Ref], timeout: float) -> tuple[list[Ref], int]:
+    async def delete(self, refs: Sequence[Ref], timeout: float, term: Term | None = None) -> tuple[list[Ref], int]:
         """Remove objects. Those that there were, and the revision at which all are gone, 0 if none was named.
 
         In the opposite order, for the reason given at `put`.
 
         Raises:
+            Deposed: the term is over.
             Conflict, Unavailable, TimedOut: not known to be done; ask again.
         """
         ends = time.monotonic() + timeout
@@ -86,11 +89,12 @@ class Store:
         for start in range(0, len(ordered), MAX_OPERATIONS):
             batch = {keys.policy_object(ref.kind, ref.namespace, ref.name): ref
                      for ref in ordered[start:start + MAX_OPERATIONS]}
-            revision, found = await self._commit(dict.fromkeys(batch), ends)
+            revision, found = await self._commit(dict.fromkeys(batch), ends, term)
             gone += [ref for key, ref in batch.items() if found[key] is not None]
         return gone, revision
 
-    async def _commit(self, writes: Mapping[str, bytes | None], ends: float) -> tuple[int, Known]:
+    async def _commit(self, writes: Mapping[str, bytes | None], ends: float,
+                      term: Term | None = None) -> tuple[int, Known]:
         """Write records, or delete those of value None, in one transaction. Its revision, and what was there before.
 
         `ends` is the time, as the monotonic clock counts it, until when it is tried.
@@ -104,11 +108,15 @@ class Store:
             needed = [*writes, *sorted({fences[key] for key, value in writes.items()
                                         if value is not None and known[key] is None})]
             compare = [unchanged(key, item.mod_revision if (item := known[key]) else 0) for key in needed]
-            result = await self._etcd.txn(compare, operations, [Get(key) for key in known],
+            guard = [term.guard] if term else []
+            result = await self._etcd.txn([*guard, *compare], operations,
+                                          [Get(key) for key in (*(item.key for item in guard), *known)],
                                           timeout=max(ends - time.monotonic(), 0.001))
             if result.succeeded:
                 return result.revision, known
-            known = dict(zip(known, result.responses, strict=True))
+            if term and ((place := result.responses[0]) is None or place.mod_revision != term.revision):
+                raise Deposed(f"{term.key}: another process writes what the API server has")
+            known = dict(zip(known, result.responses[len(guard):], strict=True))
             if attempt:
                 await asyncio.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 6)))  # noqa: S311  no secret
         raise Conflict(f"{next(iter(writes))}: others changed the same records {_ATTEMPTS} times in a row; ask again")

@@ -4,6 +4,9 @@ What the API server would refuse is refused (`FieldError`, an InvalidArgument, n
 object counts. What it would take and we can not express is dropped with a `Condition`: a port, a peer, and where no
 peer of a rule is left, the rule. The direction stays isolated, so that a drop can only close and never open.
 
+A NetworkPolicy that an API server *has* taken is not refused for a rule: its users count on it, and a later version may
+know what is not known here. Such a rule is dropped as a whole, with a condition; for types not known both stand.
+
 Source of the rules: https://kubernetes.io/docs/concepts/services-networking/network-policies/ and the API reference
 of networking.k8s.io/v1. Calico's own kinds are translated in `calico`.
 """
@@ -45,11 +48,11 @@ _PEER_LISTS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 _TYPES = {"Ingress": Direction.INGRESS, "Egress": Direction.EGRESS}
 
 
-def translate(ref: Ref, manifest: object, origin: str = "") -> Translation:
-    """Translate an object, given as decoded JSON.
+def translate(ref: Ref, manifest: object, origin: str = "", *, taken: bool = False) -> Translation:
+    """Translate an object, given as decoded JSON. `taken`: an API server has it.
 
     Raises:
-        FieldError: the API server would refuse it.
+        FieldError: the API server would refuse it; of a NetworkPolicy that it has, what is beside the rules.
     """
     check(ref)
     if ref.kind in calico.KINDS:
@@ -60,7 +63,8 @@ def translate(ref: Ref, manifest: object, origin: str = "") -> Translation:
         return Translation(_namespace(ref.name, labels, origin))
     if ref.kind == "ServiceAccount":
         return Translation(_service_account(ref, labels, origin))
-    return _NetworkPolicy(ref, origin).translate(top.get("spec", Field({}, "spec")), top.get("metadata"))
+    kind = _Taken if taken else _NetworkPolicy
+    return kind(ref, origin).translate(top.get("spec", Field({}, "spec")), top.get("metadata"))
 
 
 def _service_account(ref: Ref, labels: dict[str, str], origin: str) -> Profile:
@@ -146,8 +150,7 @@ class _NetworkPolicy:
                                              'ignored, because it is neither "true" nor "false"'))
         return value == "true"
 
-    @staticmethod
-    def directions(types: Field | None, *, has_egress: bool) -> frozenset[Direction]:
+    def directions(self, types: Field | None, *, has_egress: bool) -> frozenset[Direction]:
         """The policy's types; unless given, Ingress, and Egress if it has rules for that."""
         items = types.items() if types else []
         if types and len(items) > len(_TYPES):
@@ -229,6 +232,28 @@ class _NetworkPolicy:
         if bad := next(filter(names.reserved, sorted(keys(selector))), None):
             raise Untranslatable(selector.path, f"label {bad!r} is reserved: no pod can have it of its own")
         return terms(selector)
+
+
+class _Taken(_NetworkPolicy):
+    """Translation of a NetworkPolicy that an API server has taken."""
+
+    def rule(self, rule: Field, direction: Direction) -> tuple[Rule, ...]:
+        try:
+            return super().rule(rule, direction)
+        except FieldError as problem:
+            self.conditions.append(_passed_over(problem, f"{rule.path} is dropped"))
+            return ()
+
+    def directions(self, types: Field | None, *, has_egress: bool) -> frozenset[Direction]:
+        try:
+            return super().directions(types, has_egress=has_egress)
+        except FieldError as problem:
+            self.conditions.append(_passed_over(problem, "both directions are isolated"))
+            return frozenset(Direction)
+
+
+def _passed_over(problem: FieldError, done: str) -> Condition:
+    return Condition(problem.path, f"{problem.message.removeprefix(f'{problem.path}: ')}; {done}")
 
 
 def _block(block: Field) -> _Peer | Network:

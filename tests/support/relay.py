@@ -52,6 +52,11 @@ class Relay:
         self.stopped.clear()
         self._wanted, self._skip = (text.encode(), moment), number - 1
 
+    def hold(self) -> None:
+        """Withhold all from now on, in both directions."""
+        self._there.clear()
+        self._back.clear()
+
     def go(self) -> None:
         """Let the line go on, with what it has withheld."""
         self._wanted = None

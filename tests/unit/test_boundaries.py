@@ -57,7 +57,11 @@ def test_boundaries(path: Path) -> None:
     if not inside(path, "services/node"):
         assert "AF_NETLINK" not in path.read_text(), "only services/node speaks netlink"
     if not inside(path, "muslin/kube", "muslin/cli"):
-        assert not reaches(path, "muslin.kube", "yaml"), "only muslin.kube reads Kubernetes manifests"
+        assert not reaches(path, "yaml"), "only muslin.kube reads Kubernetes manifests"
+    if not inside(path, "muslin/kube", "muslin/cli", "services/policy", "services/endpoint"):
+        assert not reaches(path, "muslin.kube"), "only those follow Kubernetes who store what it has"
+    if not inside(path, "muslin/kube"):
+        assert not reaches(path, "aiohttp"), "only muslin.kube speaks to an API server"
     for service in SERVICES:
         if inside(path, f"services/{service}"):
             others = [f"services.{other}" for other in SERVICES if other != service]

@@ -880,6 +880,72 @@ class DeletePodsResponse(_message.Message):
 Global___DeletePodsResponse: _TypeAlias = DeletePodsResponse  # noqa: Y015
 
 @_typing.final
+class GetPodRequest(_message.Message):
+    """GetPodRequest names a pod."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    name: _builtins.str
+    """Name."""
+    uid: _builtins.str
+    """Its uid as the runtime has it; empty if it does not say."""
+    config: _builtins.bytes
+    """The network configuration of the call that this is about; may be empty. It can
+    say where the API server is, if this service was not told.
+    """
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        config: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPodRequest: _TypeAlias = GetPodRequest  # noqa: Y015
+
+@_typing.final
+class GetPodResponse(_message.Message):
+    """GetPodResponse holds what there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POD_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pod(self) -> Global___Pod:
+        """The pod; unset if it is not known."""
+
+    @_builtins.property
+    def namespace(self) -> Global___Namespace:
+        """Its namespace; unset if it is not known."""
+
+    def __init__(
+        self,
+        *,
+        pod: Global___Pod | None = ...,
+        namespace: Global___Namespace | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "pod", b"pod"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "pod", b"pod"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPodResponse: _TypeAlias = GetPodResponse  # noqa: Y015
+
+@_typing.final
 class ListPodsRequest(_message.Message):
     """ListPodsRequest is empty."""
 

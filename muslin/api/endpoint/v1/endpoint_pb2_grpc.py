@@ -333,6 +333,11 @@ class EndpointsStub:
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeletePodsRequest.SerializeToString,
                 response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeletePodsResponse.FromString,
                 _registered_method=True)
+        self.GetPod = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/GetPod',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetPodRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetPodResponse.FromString,
+                _registered_method=True)
         self.ListPods = channel.unary_unary(
                 '/muslin.endpoint.v1.Endpoints/ListPods',
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ListPodsRequest.SerializeToString,
@@ -454,6 +459,15 @@ class EndpointsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPod(self, request, context):
+        """GetPod returns a pod, with its namespace: as it is known, or else as the API
+        server has it. NOT_FOUND if the API server has none such; without an API
+        server a pod that is not known is no error, but is left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPods(self, request, context):
         """ListPods returns the known pods.
         """
@@ -567,6 +581,11 @@ def add_EndpointsServicer_to_server(servicer, server):
                     servicer.DeletePods,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeletePodsRequest.FromString,
                     response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeletePodsResponse.SerializeToString,
+            ),
+            'GetPod': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPod,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetPodRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetPodResponse.SerializeToString,
             ),
             'ListPods': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPods,
@@ -858,6 +877,33 @@ class Endpoints:
             '/muslin.endpoint.v1.Endpoints/DeletePods',
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeletePodsRequest.SerializeToString,
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.DeletePodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/GetPod',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetPodRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.GetPodResponse.FromString,
             options,
             channel_credentials,
             insecure,

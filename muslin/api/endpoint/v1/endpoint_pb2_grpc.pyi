@@ -147,6 +147,11 @@ class EndpointsStub:
     """
     DeletePods: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeletePodsRequest, _endpoint_pb2.DeletePodsResponse]
     """DeletePods forgets pods; records live until the runtime's DEL."""
+    GetPod: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.GetPodRequest, _endpoint_pb2.GetPodResponse]
+    """GetPod returns a pod, with its namespace: as it is known, or else as the API
+    server has it. NOT_FOUND if the API server has none such; without an API
+    server a pod that is not known is no error, but is left out.
+    """
     ListPods: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ListPodsRequest, _endpoint_pb2.ListPodsResponse]
     """ListPods returns the known pods."""
     ApplyNamespaces: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNamespacesRequest, _endpoint_pb2.ApplyNamespacesResponse]
@@ -208,6 +213,11 @@ class EndpointsAsyncStub(EndpointsStub):
     """
     DeletePods: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeletePodsRequest, _endpoint_pb2.DeletePodsResponse]  # type: ignore[assignment]
     """DeletePods forgets pods; records live until the runtime's DEL."""
+    GetPod: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.GetPodRequest, _endpoint_pb2.GetPodResponse]  # type: ignore[assignment]
+    """GetPod returns a pod, with its namespace: as it is known, or else as the API
+    server has it. NOT_FOUND if the API server has none such; without an API
+    server a pod that is not known is no error, but is left out.
+    """
     ListPods: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ListPodsRequest, _endpoint_pb2.ListPodsResponse]  # type: ignore[assignment]
     """ListPods returns the known pods."""
     ApplyNamespaces: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ApplyNamespacesRequest, _endpoint_pb2.ApplyNamespacesResponse]  # type: ignore[assignment]
@@ -320,6 +330,17 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.DeletePodsResponse, _abc.Awaitable[_endpoint_pb2.DeletePodsResponse]]:
         """DeletePods forgets pods; records live until the runtime's DEL."""
+
+    @_abc_1.abstractmethod
+    def GetPod(
+        self,
+        request: _endpoint_pb2.GetPodRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.GetPodResponse, _abc.Awaitable[_endpoint_pb2.GetPodResponse]]:
+        """GetPod returns a pod, with its namespace: as it is known, or else as the API
+        server has it. NOT_FOUND if the API server has none such; without an API
+        server a pod that is not known is no error, but is left out.
+        """
 
     @_abc_1.abstractmethod
     def ListPods(

@@ -1,0 +1,115 @@
+"""What an API server has, as records of a store, and what of it is still to be written. No I/O.
+
+Records are told apart by the keys of the store. It is the state that counts, not the events: what changed twice is
+written once, and what could not be written stays marked until it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from muslin.errors import MuslinError
+from muslin.kube.client import Listing
+from muslin.kube.kinds import Kind, Name, Resource
+from muslin.kube.reflector import Sink
+
+__all__ = ["Convert", "Wanted"]
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Convert = Callable[[Kind[Any], Any], R | None]
+"""The record of an object, None for an object that has none. Raises MuslinError for an object that can have none."""
+KeyOf = Callable[[Kind[Any], Name], str]
+"""Where the record of an object is stored."""
+
+
+class Wanted(Generic[R]):
+    """The records of objects of some kinds."""
+
+    def __init__(self, kinds: Iterable[Kind[Any]], key_of: KeyOf, convert: Convert[R]) -> None:
+        self._key_of, self._convert = key_of, convert
+        self._records: dict[str, R] = {}
+        self.records: Mapping[str, R] = MappingProxyType(self._records)
+        """By key; live."""
+        self._of: dict[Kind[Any], set[str]] = {kind: set() for kind in kinds}
+        self._unlisted = set(self._of)
+        self.complete = asyncio.Event()
+        """Set once all kinds were listed: only then is what is not there known to be gone."""
+        self._changed: set[str] = set()
+        self.moved = asyncio.Event()
+        """Set while something is marked."""
+
+    @property
+    def missing(self) -> list[str]:
+        """Kinds that were not listed yet."""
+        return sorted(map(str, self._unlisted))
+
+    def sink(self, kind: Kind[Any]) -> Sink[Any]:
+        """Who is to be told of a kind's objects."""
+        return _Sink(self, kind)
+
+    def mark(self, keys: Iterable[str]) -> None:
+        """Have some keys looked at."""
+        self._changed.update(keys)
+        if self._changed:
+            self.moved.set()
+
+    def marked(self) -> set[str]:
+        """The keys that are marked, which they are no longer."""
+        taken, self._changed = self._changed, set()
+        self.moved.clear()
+        return taken
+
+    def listed(self, kind: Kind[Any], objects: Iterable[Resource], damaged: Collection[Name]) -> None:
+        """These are all objects of a kind; those whose names are damaged are as they were."""
+        named = {self._key_of(kind, name) for name in damaged}
+        for item in objects:
+            named.add(self._key_of(kind, item.name))
+            self.put(kind, item)
+        for key in self._of[kind] - named:
+            self._drop(kind, key)
+        self._unlisted.discard(kind)
+        if not self._unlisted:
+            self.complete.set()
+
+    def put(self, kind: Kind[Any], item: Resource) -> None:
+        """An object was made or changed."""
+        try:
+            key, record = self._key_of(kind, item.name), self._convert(kind, item)
+        except MuslinError as problem:
+            log.error("%s %s is passed over: %s", kind.kind, "/".join(filter(None, item.name)), problem.message)  # noqa: TRY400
+            return
+        if record is None:
+            self._drop(kind, key)
+        elif self._records.get(key) != record:
+            self._records[key] = record
+            self._of[kind].add(key)
+            self.mark((key,))
+
+    def gone(self, kind: Kind[Any], name: Name) -> None:
+        """An object was deleted."""
+        self._drop(kind, self._key_of(kind, name))
+
+    def _drop(self, kind: Kind[Any], key: str) -> None:
+        self._of[kind].discard(key)
+        if self._records.pop(key, None) is not None:
+            self.mark((key,))
+
+
+class _Sink:
+    def __init__(self, wanted: Wanted[Any], kind: Kind[Any]) -> None:
+        self._wanted, self._kind = wanted, kind
+
+    def listed(self, listing: Listing[Any]) -> None:
+        self._wanted.listed(self._kind, listing.objects, listing.damaged)
+
+    def put(self, item: Resource) -> None:
+        self._wanted.put(self._kind, item)
+
+    def gone(self, name: Name) -> None:
+        self._wanted.gone(self._kind, name)

@@ -1,0 +1,275 @@
+"""An API server for tests: real HTTP, the protocol of lists and watches, and every way of going wrong on demand.
+
+It knows objects as their users wrote them and nothing of what they mean. Lists come in pages that show one version,
+watches are chunked and get bookmarks, history can be forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+Object = dict[str, Any]
+Address = tuple[str, str, str]
+"""Path of the kind, namespace and name."""
+
+KINDS = {
+    "/api/v1/pods": ("v1", "Pod"),
+    "/api/v1/namespaces": ("v1", "Namespace"),
+    "/api/v1/nodes": ("v1", "Node"),
+    "/api/v1/serviceaccounts": ("v1", "ServiceAccount"),
+    "/apis/networking.k8s.io/v1/networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy"),
+}
+CALICO = {
+    "/apis/crd.projectcalico.org/v1/networkpolicies": ("crd.projectcalico.org/v1", "NetworkPolicy"),
+    "/apis/crd.projectcalico.org/v1/globalnetworkpolicies": ("crd.projectcalico.org/v1", "GlobalNetworkPolicy"),
+    "/apis/crd.projectcalico.org/v1/tiers": ("crd.projectcalico.org/v1", "Tier"),
+}
+
+
+class ApiServer:
+    """Use as an asynchronous context manager; listens on `url`, on the same port after `down()` and `up()`."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        self.kinds = dict(KINDS)
+        self.version = 1000
+        self.tokens: set[str] = set()
+        """Bearer tokens that are taken; empty: everybody is let in."""
+        self.forbidden: set[str] = set()
+        """Paths that nobody may read."""
+        self.refusals: list[tuple[int, Mapping[str, str]]] = []
+        """Status and headers of the next answers, instead of what was asked for."""
+        self.requests: list[tuple[str, Mapping[str, str]]] = []
+        """Path and query of each request."""
+        self.keeps_pages = True
+        """Whether a list can be gone on with."""
+        self.slow = 0.0
+        """Seconds before each answer."""
+        self.answering = asyncio.Event()
+        """While it is not set nothing is answered, and open watches are told nothing: connections are half open."""
+        self.answering.set()
+        self._tls = tls
+        self._objects: dict[Address, Object] = {}
+        self._history: list[tuple[int, str, str, Object]] = []  # version, path, type, object
+        self._forgotten = 0
+        self._pages: dict[str, tuple[list[Object], int]] = {}
+        self._watches: Counter[str] = Counter()
+        self._changed = asyncio.Condition()
+        self._raw: dict[str, list[bytes]] = defaultdict(list)
+        self._epoch = 0
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> ApiServer:
+        await self.up()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.answering.set()
+        await self.down()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+
+    async def up(self) -> None:
+        application = web.Application()
+        application.router.add_get("/{path:.*}", self._serve)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls, reuse_address=True)
+        await site.start()
+        self._port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # it has just been started
+
+    async def down(self) -> None:
+        """End all connections, and take no new ones."""
+        if self._runner:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def kubeconfig(self, path: Path, **user: str) -> Path:
+        """A kubeconfig for this server."""
+        document = {"apiVersion": "v1", "kind": "Config", "current-context": "c",
+                    "clusters": [{"name": "k", "cluster": {"server": self.url}}],
+                    "users": [{"name": "u", "user": user}],
+                    "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]}
+        path.write_text(json.dumps(document))
+        return path
+
+    # What its users do
+
+    async def put(self, path: str, name: str, namespace: str = "", *, metadata: Mapping[str, Any] | None = None,
+                  **fields: Any) -> Object:
+        """Create or replace an object."""
+        address = path, namespace, name
+        self.version += 1
+        api, kind = self.kinds[path]
+        before = self._objects.get(address)
+        uid = before["metadata"]["uid"] if before else f"uid-{self.version}"
+        item = {"apiVersion": api, "kind": kind, "metadata": {
+            "name": name, **({"namespace": namespace} if namespace else {}), "uid": uid,
+            "managedFields": [{"manager": "test"}], **(metadata or {}), "resourceVersion": str(self.version)}, **fields}
+        self._objects[address] = item
+        await self._tell(path, "MODIFIED" if before else "ADDED", item)
+        return item
+
+    async def delete(self, path: str, name: str, namespace: str = "") -> None:
+        """Delete an object."""
+        item = deepcopy(self._objects.pop((path, namespace, name)))
+        self.version += 1
+        item["metadata"]["resourceVersion"] = str(self.version)
+        await self._tell(path, "DELETED", item)
+
+    async def bookmark(self, path: str) -> None:
+        """Tell watches of a kind that time has passed: versions have, elsewhere."""
+        self.version += 1
+        api, kind = self.kinds[path]
+        await self._tell(path, "BOOKMARK", {"apiVersion": api, "kind": kind,
+                                            "metadata": {"resourceVersion": str(self.version)}})
+
+    async def inject(self, path: str, line: bytes) -> None:
+        """Send a line to the watches of a kind, whatever it is."""
+        async with self._changed:
+            self._raw[path].append(line)
+            self._changed.notify_all()
+
+    async def forget(self) -> None:
+        """Keep no history, no pages; end all watches, as a server that was restarted would."""
+        self.version += 1
+        self._forgotten = self.version
+        self._history.clear()
+        self._pages.clear()
+        await self.end_watches()
+
+    async def watched(self, path: str, count: int = 1, timeout: float = 30.0) -> None:
+        """Wait until there are so many watches of a kind."""
+        async with asyncio.timeout(timeout), self._changed:
+            await self._changed.wait_for(lambda: self._watches[path] >= count)
+
+    async def end_watches(self) -> None:
+        """End all watches."""
+        async with self._changed:
+            self._epoch += 1
+            self._changed.notify_all()
+
+    async def _tell(self, path: str, kind: str, item: Object) -> None:
+        async with self._changed:
+            self._history.append((self.version, path, kind, deepcopy(item)))
+            self._changed.notify_all()
+
+    # What it answers
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        path, query = "/" + request.match_info["path"], dict(request.query)
+        self.requests.append((path, query))
+        if self.slow:
+            await asyncio.sleep(self.slow)
+        await self.answering.wait()
+        if self.tokens and request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
+            return _status(401, "Unauthorized")
+        if self.refusals:
+            code, headers = self.refusals.pop(0)
+            return _status(code, "as told", headers)
+        if path in self.forbidden:
+            return _status(403, f"{path} is forbidden")
+        if path in self.kinds:
+            return await self._watched(request, path, query) if "watch" in query else self._listed(path, query)
+        if found := self._one(path):
+            return found
+        return _status(404, "the server could not find the requested resource")
+
+    def _one(self, path: str) -> web.Response | None:
+        head, _, name = path.rpartition("/")
+        for kind in self.kinds:
+            root, _, plural = kind.rpartition("/")
+            namespace = ""
+            if head.startswith(f"{root}/namespaces/") and head.endswith(f"/{plural}"):
+                namespace = head.removeprefix(f"{root}/namespaces/").removesuffix(f"/{plural}")
+            elif head != kind:
+                continue
+            if item := self._objects.get((kind, namespace, name)):
+                return web.json_response(item)
+            return _status(404, f"{plural} {name!r} not found")
+        return None
+
+    def _listed(self, path: str, query: Mapping[str, str]) -> web.Response:
+        api, kind = self.kinds[path]
+        token = query.get("continue", "")
+        if token and (token not in self._pages or not self.keeps_pages):
+            return _status(410, "The provided continue parameter is too old")
+        if token:
+            items, version = self._pages[token]
+        else:
+            items, version = [deepcopy(item) for (at, *_), item in sorted(self._objects.items()) if at == path
+                              ], self.version
+        for item in items:  # as the real one does
+            item.pop("apiVersion", None)
+            item.pop("kind", None)
+        limit = int(query.get("limit", "0")) or len(items)
+        metadata: dict[str, Any] = {"resourceVersion": str(version)}
+        if len(items) > limit:
+            metadata["continue"] = base64.b64encode(f"{version}/{len(items) - limit}/{path}".encode()).decode()
+            metadata["remainingItemCount"] = len(items) - limit
+            self._pages[metadata["continue"]] = items[limit:], version
+        return web.json_response({"apiVersion": api, "kind": f"{kind}List", "metadata": metadata,
+                                  "items": items[:limit]})
+
+    async def _watched(self, request: web.Request, path: str, query: Mapping[str, str]) -> web.StreamResponse:
+        since = int(query["resourceVersion"])
+        if since < self._forgotten:
+            return _status(410, f"too old resource version: {since} ({self._forgotten})")
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        epoch, raw = self._epoch, len(self._raw[path])
+        await self._count(path, 1)
+        try:
+            async with asyncio.timeout(float(query.get("timeoutSeconds", "300"))):
+                while epoch == self._epoch:
+                    news = [entry for entry in self._history if entry[1] == path and entry[0] > since]
+                    for since, _, kind, item in news:  # noqa: B007  where the next look begins
+                        await self._send(response, json.dumps({"type": kind, "object": item}).encode())
+                    lines = self._raw[path][raw:]
+                    for line in lines:
+                        await self._send(response, line)
+                    raw += len(lines)
+                    if not news and not lines:
+                        await self._news(path, since, raw, epoch)
+        except TimeoutError:
+            pass  # as asked
+        finally:
+            await self._count(path, -1)
+        return response
+
+    async def _news(self, path: str, since: int, raw: int, epoch: int) -> None:
+        def there() -> bool:
+            return (epoch != self._epoch or len(self._raw[path]) > raw
+                    or any(where == path and version > since for version, where, *_ in self._history))
+
+        async with self._changed:
+            await self._changed.wait_for(there)
+
+    async def _count(self, path: str, difference: int) -> None:
+        async with self._changed:
+            self._watches[path] += difference
+            self._changed.notify_all()
+
+    async def _send(self, response: web.StreamResponse, line: bytes) -> None:
+        """A line in two pieces: the network cuts where it likes."""
+        await self.answering.wait()
+        half = len(line) // 2
+        await response.write(line[:half])
+        await response.write(line[half:] + b"\n")
+
+
+def _status(code: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
+                              "code": code}, status=code, headers=headers)
