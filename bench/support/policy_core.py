@@ -9,6 +9,7 @@ manifests is part of it, and so are the bytes of the messages; etcd and gRPC are
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -64,14 +65,13 @@ class Core:
                 count, size = count + 1, size + len(message.SerializeToString())
         return time.perf_counter() - began, count, size
 
-    def change(self, make: Change) -> tuple[float, int]:
-        """Seconds from records to bytes, and to how many nodes."""
-        began = time.perf_counter()
+    def change(self, make: Change) -> tuple[float, float, int]:
+        """Seconds from a record to bytes, those of CPU of it, and to how many nodes."""
+        began, cpu = time.perf_counter(), time.process_time()
         self.hub.put([make()])
         self.hub.flush()
-        taken = time.perf_counter() - began
-        seconds, count, _ = self.send()
-        return taken + seconds, count
+        _, count, _ = self.send()
+        return time.perf_counter() - began, time.process_time() - cpu, count
 
 
 def put(record: endpoint_pb2.WorkloadEndpoint) -> EndpointPut:
@@ -125,11 +125,14 @@ async def measured(shape: Shape, tries: int) -> dict[str, object]:
     """The figures of one shape."""
     core = Core(shape)
     result: dict[str, object] = {"load_s": await core.load(shape)}
-    seconds, count, size = core.send()
-    result["snapshots"] = {"seconds": seconds, "messages": count, "mb": size / 1e6}
+    taken, count, size = core.send()
+    result["snapshots"] = {"seconds": taken, "messages": count, "mb": size / 1e6}
+    gc.collect()  # as the service does it, once all is compiled
+    gc.freeze()
     for kind, make in changes(shape).items():
         done = [core.change(change) for number in range(tries) for change in make(number)]
-        result[kind] = {**quantiles([seconds for seconds, _ in done]), "nodes": max(nodes for _, nodes in done)}
+        seconds, cpu, nodes = zip(*done, strict=True)
+        result[kind] = {**quantiles(seconds), "cpu_p99_ms": quantiles(cpu)["p99_ms"], "nodes": max(nodes)}
     return result
 
 
