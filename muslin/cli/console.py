@@ -7,6 +7,8 @@ import shutil
 import sys
 import time
 
+from muslin.errors import InvalidArgument
+
 __all__ = ["Console", "fancy"]
 
 
@@ -43,6 +45,14 @@ class Console:
         """What was asked for."""
         self._clear()
         print(text, flush=True)
+
+    def binary(self, data: bytes) -> None:
+        """What was asked for, if it is no text; not for a terminal. Raises InvalidArgument."""
+        if sys.stdout.isatty():
+            raise InvalidArgument("this is no text, and stdout is a terminal; write it to a file: > FILE")
+        self._clear()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
     def _clear(self) -> None:
         if self._shown:

@@ -12,7 +12,7 @@ from muslin.cli.console import Console, fancy
 from muslin.cli.ipam.output import plain, structured
 from muslin.cli.ipam.table import Look
 from muslin.cli.play.matrix import Style
-from muslin.cli.policy import cases, checks, explaining, live, matrix, svg, testing
+from muslin.cli.policy import cases, checks, explaining, live, matrix, png, svg, testing
 from muslin.cli.policy import lint as linting
 from muslin.cli.policy import status as standing
 from muslin.cli.policy.engine import Judge
@@ -56,7 +56,9 @@ async def show_matrix(where: Where, selection: matrix.Selection, form: str) -> N
     console = Console()
     async with _asked(where) as (world, answer):
         found = await matrix.matrix(world, selection, answer)
-    if form == "svg":
+    if form == "png":
+        console.binary(png.picture(found))
+    elif form == "svg":
         console.result(svg.picture(found).rstrip("\n"))
     else:
         console.result(matrix.text(found, Style(*fancy())) if form == "table"

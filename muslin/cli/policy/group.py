@@ -92,15 +92,16 @@ def explain(source: str, destination: str, port: int | None, proto: str | None, 
 @click.option("--outside", multiple=True, metavar="ADDRESS", help="An address that sends, too; repeatable.")
 @_files
 @_pools
-@click.option("-o", "--format", "form", type=click.Choice(("table", "json", "yaml", "svg")), default="table",
+@click.option("-o", "--format", "form", type=click.Choice(("table", "json", "yaml", "svg", "png")),
+              default="table",
               help="Format of the result: for people, for programs, or a picture.")
 @_run_dir
 def matrix(namespaces: tuple[str, ...], selector: str, ports: tuple[str, ...], outside: tuple[str, ...],
            **options: Any) -> None:
     """Show who reaches whom: every pair of pods, on every port.
 
-    Rows are senders, columns receivers; a cell has a mark for each port. With -o svg it is a picture, for a
-    file. Of what runs, ports are known that have names, or that a played pod listens on.
+    Rows are senders, columns receivers; a cell has a mark for each port. With -o svg or png it is a picture,
+    for a file. Of what runs, ports are known that have names, or that a played pod listens on.
 
     With -o json: {"pods": [{"pod", "ports": [{"protocol", "port"}]}], "flows": [{"from", "to", "protocol", "port",
     "verdict", "policy", "rule", "reason"}]}.

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from muslin.cli.play.flows import Flow
 from muslin.cli.policy.matrix import Matrix, total
 
-__all__ = ["picture"]
+__all__ = ["CELL", "MARGIN", "SPACE", "STRIPE", "picture", "places"]
 
 CELL, GAP, SPACE = 26, 2, 10
 """Pixels: of a cell's height and least width, between cells, and between namespaces."""
@@ -44,8 +44,8 @@ class _Picture:
         self.left = MARGIN + round(max(map(len, self.rows)) * LETTER) + 8
         slanted = max((len(title) for title in self.titles.values()), default=0) * LETTER
         self.top = MARGIN + 18 + round(slanted * 0.71)  # sine and cosine of 45 degrees
-        self.x = _places(self.columns, self.left, [max(CELL, STRIPE * len(found.ports[name])) for name in self.columns])
-        self.y = _places(self.rows, self.top, [CELL] * len(self.rows))
+        self.x = places(self.columns, self.left, [max(CELL, STRIPE * len(found.ports[name])) for name in self.columns])
+        self.y = places(self.rows, self.top, [CELL] * len(self.rows))
         right = max((x + wide for x, wide in self.x.values()), default=self.left)
         self.width = max(right + round(slanted * 0.71), self.left + round(len(total(found)) * LETTER)) + MARGIN
         self.bottom = max(y + high for y, high in self.y.values())
@@ -93,7 +93,7 @@ class _Picture:
         yield _text(self.left, y + 28, total(self.found), "small")
 
 
-def _places(names: list[str], begin: int, sizes: list[int]) -> dict[str, tuple[int, int]]:
+def places(names: list[str], begin: int, sizes: list[int]) -> dict[str, tuple[int, int]]:
     """Beginning and size of each row or column; a wider gap lies between namespaces."""
     places: dict[str, tuple[int, int]] = {}
     before = None
