@@ -25,15 +25,18 @@ _REPOSITORY = Path(__file__).parents[2]
 class Service:
     """`python -m services.NAME` on a unix socket of its own, started when entered as a context manager.
 
-    `environment` is added to this process' own.
+    `environment` is added to this process' own; `namespace` is the path of a network namespace to run in.
     """
 
-    def __init__(self, name: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, name: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({}),
+                 namespace: Path | None = None) -> None:
         self.name = name
         self.directory = Path(tempfile.mkdtemp(prefix=f"muslin-{name}-"))
         self.target = f"unix:{self.directory}/{name}.sock"
         self.log = self.directory / "log"
-        self._command: Sequence[str] = (sys.executable, "-m", f"services.{name}", "--listen", self.target, *arguments)
+        enter = ("nsenter", f"--net={namespace}") if namespace else ()
+        self._command: Sequence[str] = (*enter, sys.executable, "-m", f"services.{name}", "--listen", self.target,
+                                        *arguments)
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
