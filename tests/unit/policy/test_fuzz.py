@@ -3,7 +3,7 @@
 MUSLIN_FUZZ_EXAMPLES sets how many examples each test has.
 
 The texts are made by a grammar and then spoilt. A fuzzer led by coverage, such as atheris, would pay little here: YAML
-is taken apart in C, where it sees nothing, and most of what is mutated byte by byte is refused before it means anything.
+is taken apart in C, where it sees nothing, and most of what is mutated byte by byte is refused before it says anything.
 """
 
 from __future__ import annotations
