@@ -53,7 +53,7 @@ async def channels(stack: Stack,
     place = stack.copy_certificates("operator", tmp_path_factory.mktemp("certs"))
     tls.use(Files(place / "tls.crt", place / "tls.key", place / "ca.crt"))
     opened = {service: rpc.channel(f"127.0.0.1:{port}")
-              for service, port in (("ipam", 7401), ("endpoint", 7402), ("policy", 7403))}
+              for service, port in stack.ports.items()}
     yield opened
     for channel in opened.values():
         await channel.close()

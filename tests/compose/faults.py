@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from tests.compose.stack import ETCD, REPLICAS, Stack
+from tests.compose.stack import ETCD, NODES, REPLICAS, Stack
 
 __all__ = ["FAULTS", "Fault"]
+
+
+SLOW = 0.05
+"""Seconds that each way of a slow line takes."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,14 @@ def _frozen(service: str) -> Fault:
 
 def _restart_all(stack: Stack) -> None:
     stack.restart(*ETCD, *REPLICAS)
-    stack.kill_daemon("node1")
-    stack.kill_daemon("node2")
-    stack.kill_daemon("node3")
+    for node in NODES:
+        stack.kill_daemon(node)
 
 
 def _upgrade(stack: Stack) -> None:
     for service in REPLICAS:
         stack.replace(service)
-    for node in ("node1", "node2", "node3"):
+    for node in NODES:
         stack.kill_daemon(node)
 
 
@@ -71,6 +74,9 @@ FAULTS = (
     Fault("policy1 cut from etcd", lambda stack: stack.cut("policy1", 2379)),
     Fault("node1 cut from policy", lambda stack: stack.cut("node1", 7403), victims=("node1",)),
     Fault("node1 cut from all services", lambda stack: stack.cut("node1", 7401, 7402, 7403), victims=("node1",)),
-    Fault("everything restarted", _once(_restart_all), seconds=0.0),
+    Fault("slow between node1 and all services", lambda stack: stack.slow("node1", 7401, 7402, 7403, seconds=SLOW)),
+    Fault("slow between ipam1 and etcd", lambda stack: stack.slow("ipam1", 2379, seconds=SLOW)),
+    Fault("all certificates renewed", _once(lambda stack: stack.renew())),
+    Fault("everything restarted", _once(_restart_all), victims=NODES, seconds=0.0),
     Fault("every service upgraded, one by one", _once(_upgrade), seconds=0.0),
 )

@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-__all__ = ["ETCD", "NODES", "REPLICAS", "Stack", "missing"]
+__all__ = ["ETCD", "NODES", "PORTS", "REPLICAS", "Stack", "missing"]
 
 T = TypeVar("T")
 
@@ -21,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ETCD = ("etcd1", "etcd2", "etcd3")
 REPLICAS = ("ipam1", "ipam2", "endpoint1", "endpoint2", "policy1", "policy2")
 NODES = ("node1", "node2", "node3")
+PORTS = {"ipam": 7401, "endpoint": 7402, "policy": 7403}
+"""Of each service: in its container, and on this machine."""
+DELAY = Path(__file__).with_name("delay.py")
+_DELAY_PORT, _MARK = 9_900, 0x51
 PATIENCE = 180.0
 """Seconds for the whole stack to be there, or one container of it to be healthy."""
 
@@ -58,23 +64,32 @@ def _run(command: Sequence[str], *, check: bool = True, timeout: float = 300.0, 
 
 
 class Stack:
-    """One project of docker-compose.yml with the profile ha."""
+    """One project of docker-compose.yml.
 
-    def __init__(self, project: str) -> None:
+    A second one on a machine needs `apart`, which is added to the ports that are published and the nodes' network.
+    """
+
+    def __init__(self, project: str, profile: str = "ha", apart: int = 0) -> None:
         self.project = project
-        self._environment = {**os.environ, "COMPOSE_PROFILES": "ha", "COMPOSE_IGNORE_ORPHANS": "1"}
+        self.services = (*((*ETCD, *REPLICAS) if profile == "ha" else ("etcd", *PORTS)), *NODES)
+        self.ports = {service: port + apart for service, port in PORTS.items()}
+        self._environment = {
+            **os.environ, "COMPOSE_PROFILES": profile, "COMPOSE_IGNORE_ORPHANS": "1",
+            "MUSLIN_FABRIC": f"10.203.{apart}",
+            **{f"MUSLIN_{service.upper()}_PORT": str(port) for service, port in self.ports.items()}}
 
-    def compose(self, *arguments: str, check: bool = True) -> str:
+    def compose(self, *arguments: str, check: bool = True,
+                environment: Mapping[str, str] = MappingProxyType({})) -> str:
         """Run compose; returns what it printed."""
         done = _run([*_compose(), "--project-name", self.project, *arguments], check=check,
-                    environment=self._environment)
+                    environment={**self._environment, **environment})
         return done.stdout + done.stderr
 
     def up(self) -> None:
         """Bring it up, and wait until all of it is healthy."""
         try:
             self.compose("up", "--detach", "--no-build")
-            for service in (*ETCD, *REPLICAS, *NODES):
+            for service in self.services:
                 self.healthy(service)
         except BaseException:
             self.save_logs()
@@ -175,13 +190,37 @@ class Stack:
         which = ", ".join(map(str, ports))
         self._nft(service, f"""
             table inet cut {{
-                chain out {{ type filter hook output priority -300; tcp dport {{ {which} }} drop; }}
-                chain in {{ type filter hook input priority -300; tcp sport {{ {which} }} drop; }}
+                chain outgoing {{ type filter hook output priority -300; tcp dport {{ {which} }} drop; }}
+                chain incoming {{ type filter hook input priority -300; tcp sport {{ {which} }} drop; }}
             }}""")
         try:
             yield
         finally:
             self._nft(service, "delete table inet cut")
+
+    @contextlib.contextmanager
+    def slow(self, service: str, *ports: int, seconds: float) -> Iterator[None]:
+        """All that a container has to do with the ports of others takes so much longer, each way."""
+        which, far = ", ".join(map(str, ports)), f"meta mark != {_MARK} tcp dport"
+        delaying = subprocess.Popen(
+            [*self._entering(service), sys.executable, str(DELAY), str(_DELAY_PORT), str(_MARK), str(seconds)],
+            stdout=subprocess.PIPE, text=True)
+        try:
+            assert delaying.stdout is not None
+            assert delaying.stdout.readline() == "listening\n"
+            # Connections that stand already are reset: a redirection is for new ones.
+            self._nft(service, f"""
+                table ip slow {{
+                    chain aside {{
+                        type nat hook output priority -150; {far} {{ {which} }} redirect to :{_DELAY_PORT};
+                    }}
+                    chain anew {{ type filter hook output priority -50; {far} {{ {which} }} reject with tcp reset; }}
+                }}""")
+            yield
+            self._nft(service, "delete table ip slow")
+        finally:
+            delaying.kill()
+            delaying.communicate()
 
     def restart(self, *services: str) -> None:
         """Restart containers, as an operator does."""
@@ -191,6 +230,18 @@ class Stack:
         """Put a new container in a service's place, as an upgrade does, and wait until it is healthy."""
         self.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", service)
         self.healthy(service)
+
+    def etcdctl(self, identity: str, *arguments: str) -> str:
+        """What etcd tells somebody with this certificate."""
+        done = _run(["docker", "run", "--rm", "--network", f"{self.project}_control", "--read-only",
+                     "--volume", f"{self.project}_certs-{identity}:/etc/muslin/tls:ro", "--entrypoint", "etcdctl",
+                     f"muslin/etcd:{os.environ.get('TAG', 'latest')}", "--endpoints=https://etcd1:2379",
+                     *_etcd_flags()[1:], *arguments], check=False)
+        return done.stdout + done.stderr
+
+    def renew(self) -> None:
+        """New certificates for all, while all run."""
+        self.compose("run", "--rm", "certs", environment={"MUSLIN_CERTS_FLAGS": "--renew 3650"})
 
     def leader(self) -> str:
         """The member that leads etcd's cluster."""
@@ -204,7 +255,10 @@ class Stack:
         return until(found, "etcd has a leader", PATIENCE)
 
     def _nft(self, service: str, rules: str) -> None:
-        _run(["nsenter", f"--net=/proc/{self.inspect(service)['State']['Pid']}/ns/net", "nft", "-f", "-"], text=rules)
+        _run([*self._entering(service), "nft", "-f", "-"], text=f"{rules}\n")
+
+    def _entering(self, service: str) -> tuple[str, ...]:
+        return "nsenter", f"--net=/proc/{self.inspect(service)['State']['Pid']}/ns/net"
 
 
 def _etcd_flags() -> tuple[str, ...]:
