@@ -109,6 +109,11 @@ class Replica:
         """The best is the least."""
         return self.state, self._place
 
+    @property
+    def serves(self) -> bool:
+        """Whether it says so, over a connection that stands."""
+        return self.state == _SERVING
+
     def set(self, state: int, why: str, changed: asyncio.Event) -> None:
         """Note how it is."""
         if state != self.state:

@@ -12,7 +12,12 @@ from muslin.rpc.tunnel.client import Tunnel
 from muslin.rpc.tunnel.context import Pairs
 from muslin.tasks import TaskSet
 
-__all__ = ["Tunnels", "tunnel_to"]
+__all__ = ["PATIENCE", "Tunnels", "tunnel_to"]
+
+PATIENCE = 4.0
+"""Seconds for which one replica is waited for, if another may be asked the same: it may be alive, serve as far as it
+knows, and still have lost the way to its store. As long as a frozen one takes to be told."""
+_ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Tunnels:
@@ -28,6 +33,8 @@ class Tunnels:
                    again: bool = False) -> tunnel_pb2.Answer:
         """As Tunnel.call. If the call may be made `again`, and one replica is UNAVAILABLE, each other one is asked.
 
+        So is one that serves after one that has said nothing for PATIENCE; the last has all the time that is left.
+
         Raises:
             grpc.aio.AioRpcError: that of the replica that was asked last.
         """
@@ -38,12 +45,13 @@ class Tunnels:
             replica = self._replicas.pick(tried)
             assert replica is not None, "there is one more than were tried"
             tried.add(replica)
+            left = max(ends - loop.time(), 0.001)
+            other = self._replicas.pick(tried) if again else None
+            limit = min(left, PATIENCE) if other is not None and other.serves else left
             try:
-                return await self._tunnel(replica).call(method, request, timeout=max(ends - loop.time(), 0.001),
-                                                        metadata=metadata)
+                return await self._tunnel(replica).call(method, request, timeout=limit, metadata=metadata)
             except grpc.aio.AioRpcError as problem:
-                more = self._replicas.pick(tried) is not None and loop.time() < ends
-                if not (again and more and problem.code() is grpc.StatusCode.UNAVAILABLE):
+                if not (other is not None and problem.code() in _ELSEWHERE and loop.time() < ends):
                     raise
 
     def _tunnel(self, replica: Replica) -> Tunnel:

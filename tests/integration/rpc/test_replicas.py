@@ -21,7 +21,7 @@ from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.rpc import tls
 from muslin.rpc.interceptor import Around
 from muslin.rpc.replicas import Replicas
-from muslin.rpc.tunnel import Handlers, Tunnels, TunnelServicer, tunnel_to
+from muslin.rpc.tunnel import Handlers, Tunnels, TunnelServicer, replicated, tunnel_to
 from muslin.tls import Certificates as OwnFiles
 from tests.integration.rpc.secure import PATIENCE, Secure, secure, until
 from tests.support.service import Service
@@ -130,13 +130,13 @@ def shown(target: str, certificates: Certificates) -> str:
 
 @dataclass
 class Fake:
-    """A server whose Status fails, and counts."""
+    """A server whose Status fails, and counts; without a code it never answers."""
 
     target: str
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     asked: int = 0
-    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    code: grpc.StatusCode | None = grpc.StatusCode.UNAVAILABLE
 
     async def serving(self, yes: bool) -> None:
         answer = health_pb2.HealthCheckResponse
@@ -148,6 +148,8 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
 
     async def Status(self, request: cni_pb2.StatusRequest, context: Any) -> cni_pb2.StatusResponse:
         self.fake.asked += 1
+        if self.fake.code is None:
+            await asyncio.Event().wait()
         if self.fake.code is not grpc.StatusCode.OK:
             await context.abort(self.fake.code, "not now")
         return cni_pb2.StatusResponse()
@@ -201,6 +203,27 @@ async def test_another_is_asked_only_if_that_does_no_harm(
         await tunnels.call(STATUS, REQUEST, timeout=PATIENCE, again=again)
     assert failed.value.code() is code
     assert [each.asked for each in servers] == asked
+
+
+async def test_one_that_serves_as_far_as_it_knows_and_does_not_answer_is_not_waited_for_long(
+        fakes: tuple[list[Fake], Tunnels, Replicas], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If asking another does no harm; the last one asked has all the time there is."""
+    monkeypatch.setattr(replicated, "PATIENCE", 0.2)
+    servers, tunnels, _ = fakes
+    servers[0].code, servers[1].code = None, grpc.StatusCode.OK
+    await tunnels.call(STATUS, REQUEST, timeout=PATIENCE, again=True)
+    assert [each.asked for each in servers] == [1, 1]
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await tunnels.call(STATUS, REQUEST, timeout=1)
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert [each.asked for each in servers] == [2, 1]
+    servers[1].code = None
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await tunnels.call(STATUS, REQUEST, timeout=1, again=True)
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert asyncio.get_running_loop().time() - began > 0.9
+    assert [each.asked for each in servers] == [3, 2]
 
 
 async def test_one_that_says_it_does_not_serve_is_left_until_it_does(
