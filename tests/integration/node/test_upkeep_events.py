@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from muslin import netns
+from services.node import metrics
 from services.node.attachment import Attachment
-from services.node.kernel import delete_together
+from services.node.kernel import Kernel, delete_together
 from services.node.netlink import links, network
 from services.node.netlink.connection import Connection
 from services.node.upkeep.events import Gone, Kind, Monitor
+from services.node.uplink import Uplink
 from services.node.wiring import Wired, Wiring, wire
 from tests.support.netns import namespace, namespaces
 
@@ -93,6 +95,7 @@ async def test_more_than_is_listened_to_is_told_as_a_loss(host: Path) -> None:
                 both[0] = wired(connection, pods[0], 1)
             async with asyncio.timeout(30):
                 await heard.lost.wait()
+            monitor._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
             await asyncio.to_thread(delete_together, connection, [both[1].host_index], 0)
             await heard.until(Gone(Kind.LINK, both[1].host_index))
     finally:
@@ -109,3 +112,37 @@ def test_links_that_go_together(host: Path) -> None:
         delete_together(connection, made[:3], 5)
         delete_together(connection, [], 5)
         assert [link.name for link in links.listing(connection, "veth")] == ["mus4"]
+
+
+def batches() -> float:
+    (metric,) = metrics.UNWIRING_SECONDS.collect()
+    return next(sample.value for sample in metric.samples if sample.name.endswith("_count"))
+
+
+async def deleted_at_once(pods: list[Path]) -> float:
+    """Wire pods in this thread's namespace and delete them at the same moment; how many batches it took."""
+    monitor = Monitor()
+    monitor.start()
+    kernel = Kernel(monitor, Uplink())
+    removing = asyncio.create_task(kernel.remove())
+    try:
+        attachments = [Attachment("net", f"c{number}", "eth0") for number in range(len(pods))]
+        for number, pod in enumerate(pods):
+            await kernel.wire(Wiring(attachments[number], str(pod), f"mus{number}", f"02:00:00:00:00:{number:02x}",
+                                     (ipaddress.IPv4Address(f"10.0.0.{number}"),)))
+        assert set(await kernel.owned()) == set(attachments)
+        begun = batches()
+        await asyncio.gather(*(kernel.unwire(each, f"mus{number}") for number, each in enumerate(attachments)))
+        assert await kernel.owned() == {}
+    finally:
+        removing.cancel()
+        await asyncio.gather(removing, return_exceptions=True)
+        await kernel.aclose()
+        monitor.close()
+    return batches() - begun
+
+
+def test_what_is_deleted_at_the_same_moment_is_deleted_together(host: Path) -> None:
+    """Forty links cost the kernel about what one does, if it is asked once."""
+    with namespaces(40, "pod") as pods:
+        assert netns.run(host, lambda: asyncio.run(deleted_at_once(pods))) == 1
