@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,12 +12,12 @@ from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.cli.lock import Running, running
-from muslin.cli.places import DEFAULT_RUN, Places
+from muslin.cli.places import DEFAULT_RUN, DEFAULT_STATE, Places
 from muslin.cli.play.flows import Answer, Flow
 from muslin.errors import Unavailable
 from muslin.rpc import channel, translated
 
-__all__ = ["Services", "services", "answer_of", "require_up"]
+__all__ = ["Services", "services", "answer_of", "elsewhere", "require_up", "target_of"]
 
 TIMEOUT = 15.0
 """Seconds for one request."""
@@ -38,18 +39,32 @@ def require_up(run: Path) -> Running:
     return found
 
 
-class Services:
-    """Requests to the services of one `muslin up`. Errors come as those of muslin.errors."""
+def elsewhere(service: str) -> str:
+    """Where ipam, endpoint or policy is, if the environment says so (MUSLIN_IPAM, ...); empty if it does not."""
+    return os.environ.get(f"MUSLIN_{service.upper()}", "") if service != "node" else ""
 
-    def __init__(self, running: Running, places: Places, stack: AsyncExitStack) -> None:
-        self.running = running
+
+def target_of(service: str, run: Path) -> str:
+    """Where a service is: elsewhere, or on a run directory. Raises Unavailable if nothing runs there."""
+    if found := elsewhere(service):
+        return found
+    places = Places(run, DEFAULT_STATE)
+    if service != "node" or not places.socket("node").exists():  # a node daemon may run without `muslin up`
+        require_up(run)
+    return places.target(service)
+
+
+class Services:
+    """Requests to the services of one `muslin up`, or of those elsewhere. Errors come as those of muslin.errors."""
+
+    def __init__(self, places: Places, stack: AsyncExitStack) -> None:
         self.places = places
         self._stack = stack
 
     async def connect(self) -> None:
         """Open the channels; the first requests connect them."""
-        policy = await self._stack.enter_async_context(channel(self.places.target("policy")))
-        endpoint = await self._stack.enter_async_context(channel(self.places.target("endpoint")))
+        policy, endpoint = [await self._stack.enter_async_context(channel(elsewhere(name) or self.places.target(name)))
+                            for name in ("policy", "endpoint")]
         node = await self._stack.enter_async_context(channel(self.places.target("node")))
         self._policies = policy_pb2_grpc.PoliciesStub(policy)
         self._endpoints = endpoint_pb2_grpc.EndpointsStub(endpoint)
@@ -164,10 +179,10 @@ class Services:
 
 @asynccontextmanager
 async def services(run: Path) -> AsyncIterator[Services]:
-    """The services of the `muslin up` on a run directory. Raises Unavailable if there is none."""
-    found = require_up(run)
+    """The services of the `muslin up` on a run directory, or elsewhere. Raises Unavailable if there are none."""
+    state = DEFAULT_STATE if elsewhere("policy") and elsewhere("endpoint") else Path(require_up(run).state)
     async with AsyncExitStack() as stack:
-        opened = Services(found, Places(run, Path(found.state)), stack)
+        opened = Services(Places(run, state), stack)
         await opened.connect()
         yield opened
 

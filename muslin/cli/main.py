@@ -17,7 +17,7 @@ from muslin.cli.ipam.group import ipam
 from muslin.cli.options import run_dir as _run_dir
 from muslin.cli.places import DEFAULT_STATE, Places
 from muslin.cli.policy.group import complete_pods, policy
-from muslin.options import etcd_members
+from muslin.options import etcd_members, tls_files
 
 __all__ = ["main"]
 
@@ -65,7 +65,9 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="muslin", message="%(prog)s %(version)s")
-def cli() -> None:
+@tls_files("tls", "Certificate shown to services elsewhere, such as that of the operator.",
+           "Authorities that are trusted on TCP.")
+def cli(tls_cert: Path | None, tls_key: Path | None, tls_ca: Path | None) -> None:
     """A pod network for Kubernetes made of small services, run and tried on one machine.
 
     \b
@@ -78,9 +80,16 @@ def cli() -> None:
     muslin policy explain 10.0.0.0/8 data/redis    which line of which file decides; also matrix, test, lint
     muslin down                              stop, and remove everything
 
+    Services that are not of `muslin up` are named by MUSLIN_IPAM, MUSLIN_ENDPOINT and
+    MUSLIN_POLICY, each host:port, several with commas between; they want --tls-...
+
     Exit codes: 0 success, 1 an error, 2 wrong usage, 3 what was checked is not as it
     should be.
     """  # noqa: D301 - click wants the character \b, which keeps the lines as they are
+    from muslin.tls import named
+    if files := named(tls_cert, tls_key, tls_ca, "tls"):
+        from muslin.rpc import tls
+        tls.use(files)
 
 
 @cli.command()

@@ -12,11 +12,10 @@ from google.protobuf.json_format import MessageToDict
 
 from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2
-from muslin.cli.client import TIMEOUT, require_up
+from muslin.cli.client import TIMEOUT, target_of
 from muslin.cli.console import Console
 from muslin.cli.ipam.output import plain, structured
 from muslin.cli.ipam.table import Column, Look, table
-from muslin.cli.places import Places
 from muslin.errors import TimedOut
 from muslin.rpc import channel, translated
 
@@ -48,8 +47,7 @@ def line(workload: str, drop: node_pb2.TraceResponse) -> str:
 @asynccontextmanager
 async def _node(run: Path) -> AsyncIterator[node_pb2_grpc.NodeAsyncStub]:
     """The node daemon of what runs there."""
-    found = require_up(run)
-    async with channel(Places(run, Path(found.state)).target("node")) as node:
+    async with channel(target_of("node", run)) as node:
         yield node_pb2_grpc.NodeStub(node)
 
 

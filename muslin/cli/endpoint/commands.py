@@ -6,17 +6,15 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
-from muslin.cli.client import require_up
+from muslin.cli.client import elsewhere, target_of
 from muslin.cli.console import Console
 from muslin.cli.endpoint import views
 from muslin.cli.ipam.options import Where
 from muslin.cli.ipam.output import plains, structured
 from muslin.cli.ipam.table import Look
-from muslin.cli.places import Places
 from muslin.errors import InvalidArgument, NotFound
 from muslin.rpc import channel, translated
 
@@ -35,8 +33,7 @@ Record = endpoint_pb2.WorkloadEndpoint
 @asynccontextmanager
 async def _connected(where: Where) -> AsyncIterator[endpoint_pb2_grpc.EndpointsAsyncStub]:
     """The endpoint service. Raises Unavailable if a run directory is meant on which nothing runs."""
-    target = where.target or Places(where.run, Path(require_up(where.run).state)).target("endpoint")
-    async with channel(target) as connection:
+    async with channel(elsewhere("endpoint") or where.target or target_of("endpoint", where.run)) as connection:
         try:
             await asyncio.wait_for(connection.channel_ready(), CONNECT)
         except TimeoutError:

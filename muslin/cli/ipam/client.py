@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import grpc
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
-from muslin.cli.client import require_up
+from muslin.cli.client import elsewhere, target_of
 from muslin.cli.ipam.options import Where
 from muslin.cli.ipam.usage import Ranges
-from muslin.cli.places import Places
 from muslin.errors import NotFound
 from muslin.rpc import channel, translated
 
@@ -76,8 +74,8 @@ async def connected(where: Where) -> AsyncIterator[Client]:
     if where.target:
         ipam = endpoint = where.target  # the node daemon passes both on; else the endpoint's is not served there
     else:
-        places = Places(where.run, Path(require_up(where.run).state))
-        ipam, endpoint = places.target("ipam"), places.target("endpoint")
+        ipam, endpoint = target_of("ipam", where.run), target_of("endpoint", where.run)
+    endpoint = elsewhere("endpoint") or endpoint
     async with AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(channel(to)) for to in (ipam, endpoint)]
         await _reached(opened[0])

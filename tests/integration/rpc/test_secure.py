@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,3 +284,25 @@ async def test_a_service_without_a_certificate_does_not_start_on_tcp() -> None:
             service.start()
     finally:
         service.stop()
+
+
+async def test_the_operators_command_line_reaches_services_elsewhere(world: World) -> None:
+    """By environment and certificate, without a `muslin up`; a node's certificate shows nobody the endpoints."""
+    await add(world, "n1", "listed")
+
+    async def muslin(name: str, *arguments: str) -> tuple[int | None, str]:
+        done = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "muslin.cli.main", *world.secure.certificates.options(name), *arguments,
+            env={**os.environ, "MUSLIN_IPAM": world.at_ipam, "MUSLIN_ENDPOINT": world.at_endpoint},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+        said, _ = await asyncio.wait_for(done.communicate(), PATIENCE)
+        return done.returncode, said.decode()
+
+    code, said = await muslin("operator", "ipam", "show", "--format=json")
+    assert code == 0, said
+    assert "192.168.0.0/16" in said
+    code, said = await muslin("operator", "endpoint", "list", "--format=json")
+    assert code == 0, said
+    code, said = await muslin("n1", "endpoint", "list")
+    assert code == 1
+    assert "node:n1 does not allow /muslin.endpoint.v1.Endpoints/List" in said
