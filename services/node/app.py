@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from muslin import rpc
 from muslin.api.node.v1 import node_pb2, node_pb2_grpc
 from muslin.rpc import Readiness
+from services.node.across.service import Across, Settings
 from services.node.attachments import Attachments
 from services.node.counters import DropsCollector
 from services.node.enforce.state import Claim
@@ -39,10 +40,11 @@ class NodeApp(rpc.App):
     name = "muslin-node"
 
     def __init__(self, node: str, targets: Mapping[str, str], prefixes: Sequence[str], uplink: Uplink,
-                 run: Path, state: Path) -> None:
+                 run: Path, state: Path, between: Settings) -> None:
         """`targets` by service: ipam, endpoint, policy. `prefixes` begin the names of workload interfaces.
 
         Below `run`, which is in memory, lies what is known of each attachment; below `state` deletions that wait.
+        `between` is how the node takes part in the ways between nodes.
         """
         super().__init__()
         self._uplink = uplink
@@ -50,6 +52,7 @@ class NodeApp(rpc.App):
         self._targets = dict(targets)
         self._prefixes = tuple(prefixes)
         self._run, self._state = run, state
+        self._between = between
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._readiness = Readiness()
         self.attachments = Attachments()
@@ -67,6 +70,8 @@ class NodeApp(rpc.App):
         self._channels = {service: rpc.channel(target, self.node) for service, target in self._targets.items()}
         self.upkeep = Upkeep(self.node, self._channels, self._kernel, self._enforcer, self.attachments, self._monitor,
                              self._run, self._state)
+        self.across = Across(self.node, self._channels, self._kernel, self._nft, self._prefixes, self._uplink,
+                             self._between)
         plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments, self.upkeep, self._prefixes)
         node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         own = NodeServer(self.status, self._enforcer, Tracer(self._enforcer))
@@ -99,6 +104,7 @@ class NodeApp(rpc.App):
         self.tasks.spawn("program", subscribe(self._channels["policy"], self.node, self._enforcer,
                                               readiness.part("policy stream")))
         self.upkeep.start(self.tasks)
+        await self.across.start(self.tasks)
 
     async def stop(self) -> None:
         """Close everything of ours. Pods stay wired and rules in force."""
@@ -129,4 +135,4 @@ class NodeApp(rpc.App):
                    for p in self._readiness.parts.values()],
             deletions=node_pb2.Deletions(waiting=waiting.count, oldest_seconds=waiting.oldest_seconds,
                                          failed=waiting.failed),
-            problems=self.upkeep.problems)
+            problems=[*self.upkeep.problems, *self.across.problems])

@@ -1,7 +1,7 @@
 """`python -m services.node.cleanup`: take everything of ours out of the kernel; for `muslin down`.
 
-Removes the table and the veths that carry our alias, whoever made them and whether or not a daemon runs: stop it
-first.
+Removes the tables, the veths that carry our alias and the ways to other nodes, whoever made them and whether or not a
+daemon runs: stop it first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import click
 
 from muslin.errors import MuslinError
+from services.node.across import ground, guard
 from services.node.attachment import ALIAS_PREFIX
 from services.node.enforce import names
 from services.node.errors import KernelError
@@ -38,13 +39,16 @@ def clean(prefix: str = "") -> list[str]:
             connection.request([links.delete_group(DELETION_GROUP)])
         removed += [f"link {link.name} ({link.alias})" for link in ours]
         removed += [f"link {name} (unfinished)" for name in remove_unfinished(connection)]
+        if not prefix:
+            removed += ground.clear(connection)
     with Nftables() as nft:
-        try:
-            nft.commit([delete_table(names.TABLE)])
-            removed.append(f"table inet {names.TABLE}")
-        except KernelError as error:
-            if error.errno != errno.ENOENT:
-                raise
+        for table in (names.TABLE, guard.TABLE):
+            try:
+                nft.commit([delete_table(table)])
+                removed.append(f"table inet {table}")
+            except KernelError as error:
+                if error.errno != errno.ENOENT:
+                    raise
         # Last, for it may need a program that is not there.
         removed += [f"rules of ours in {where}" for where in Iptables(nft, ()).close()]
     return removed

@@ -39,3 +39,7 @@ RESTORED = Counter("muslin_node_records_restored_total", "Lost records of runnin
 CLEANED = Counter("muslin_node_cleaned_total", "What nobody had deleted and was cleaned up, by what: pod (its "
                   "namespace is gone), record (its pod is not here), link (not finished).", ["what"])
 OVERRUNS = Counter("muslin_node_event_overruns_total", "Times the kernel had more to tell than was listened to.")
+WAYS = Gauge("muslin_node_ways", "Routes to the blocks of other nodes, and those that keep packets from leaving.")
+WAY_CHANGES = Counter("muslin_node_way_changes_total",
+                      "Routes, VXLAN's entries and tables between nodes that were made, changed or removed.")
+DEAD_NODES = Gauge("muslin_node_dead_nodes", "Nodes that are not heard of and do not answer.")

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from services.node.netlink.attributes import attribute, be32, nested, text
 
 __all__ = ["ACCEPT", "DROP", "GOTO", "JUMP", "Anonymous", "KeyType", "Part", "Rule", "bitwise", "compare", "counter",
-           "ct", "fits", "has_bits", "intervals", "limit", "load", "log", "lookup", "meta", "payload", "report",
-           "tally", "verdict"]
+           "ct", "fits", "has_bits", "intervals", "limit", "load", "log", "lookup", "masquerade", "meta",
+           "no_way_back", "payload", "report", "tally", "verdict"]
 
 DROP, ACCEPT, JUMP, GOTO = 0, 1, -3, -4
 
@@ -36,6 +36,7 @@ LOG_PREFIX_BYTES = 127
 """Longest prefix of a line in the kernel log."""
 
 _SLOT_0 = 8  # NFT_REG32_00 is the start of REGISTER
+_FIB_DEVICE, _FIB_SOURCE, _FIB_INTERFACE, _FIB_PRESENT = 1, 1, 8, 32
 _LOOKUP_INVERT = 1
 _MASK_ONES = 0xFF
 
@@ -134,6 +135,19 @@ def bitwise(mask: bytes) -> bytes:
 def has_bits(key: int, bits: int, *, invert: bool = False) -> tuple[bytes, ...]:
     """A fact about the connection has any of the bits; with `invert` none."""
     return ct(key), bitwise(bits.to_bytes(4, sys.byteorder)), compare(bytes(4), EQUAL if invert else NOT_EQUAL)
+
+
+def no_way_back(offset: int = 0) -> tuple[bytes, ...]:
+    """Packets to the source of this one would not leave by the interface that it has come by."""
+    route = _expression("fib", be32(1, _slot(offset)), be32(2, _FIB_DEVICE), be32(3, _FIB_SOURCE | _FIB_INTERFACE
+                                                                                  | _FIB_PRESENT))
+    return route, compare(b"\0")
+
+
+@cache
+def masquerade() -> bytes:
+    """Give the connection an address of the interface it leaves by as its source; in chains of kind `nat`."""
+    return _expression("masq")
 
 
 def lookup(name: str, *, to_verdict: bool = False, invert: bool = False, set_id: int = 0) -> bytes:

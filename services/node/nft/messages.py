@@ -21,7 +21,7 @@ NEWSET, GETSET, DELSET = 9, 10, 11
 NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
 GETGEN = 16
 
-HOOK_INPUT, HOOK_FORWARD = 1, 2
+HOOK_PREROUTING, HOOK_INPUT, HOOK_FORWARD, HOOK_POSTROUTING = 0, 1, 2, 4
 
 _ANONYMOUS, _CONSTANT, _INTERVAL, _MAP = 1, 2, 4, 8
 EXPIRING, GROWING = 16, 32
@@ -75,11 +75,12 @@ def delete_table(table: str) -> Message:
     return Message(DELTABLE, 0, text(1, table), f"delete table {table}")
 
 
-def add_chain(table: str, name: str, comment: str = "", *, hook: int | None = None, priority: int = 0) -> Message:
-    """Make a chain; with a hook one that packets enter, which accepts what it does not decide."""
+def add_chain(table: str, name: str, comment: str = "", *, hook: int | None = None, priority: int = 0,
+              kind: str = "filter") -> Message:
+    """Make a chain; with a hook one that packets enter, which accepts what it does not decide. A kind may be `nat`."""
     body = text(1, table) + text(3, name)
     if hook is not None:
-        body += nested(4, be32(1, hook), be32(2, priority)) + be32(5, 1) + text(7, "filter")
+        body += nested(4, be32(1, hook), be32(2, priority)) + be32(5, 1) + text(7, kind)
     if comment:
         body += attribute(12, _userdata(_CHAIN_COMMENT, comment))
     return Message(NEWCHAIN, NLM_F_CREATE, body, f"add chain {name}{_said(comment)}")

@@ -102,7 +102,10 @@ def test_the_mtu_follows_the_uplink() -> None:
         assert Uplink().mtu(links) == 1380
         command(host, "ip", "route", "add", "default", "dev", "up0")
         assert Uplink().mtu(links) == 1450
-        assert Uplink(encapsulation=50).mtu(links) == 1400
+        assert Uplink(overhead=50).mtu(links) == 1400
+        reserved = Uplink()
+        reserved.reserve(70)
+        assert reserved.mtu(links) == 1380
         assert Uplink("up1").mtu(links) == 9000
         assert Uplink("gone").mtu(links) == 0
 
