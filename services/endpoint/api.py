@@ -11,7 +11,7 @@ import grpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.cni import netconf
 from muslin.cni.netconf import Kubernetes
-from muslin.errors import Denied, NotFound
+from muslin.errors import Denied, FailedPrecondition, MuslinError, NotFound
 from muslin.etcd import keys
 from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.endpoint import bulk, changing, codec, convert, hosts
@@ -123,16 +123,26 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         return endpoint_pb2.DeletePodsResponse()
 
     async def GetPod(self, request: endpoint_pb2.GetPodRequest, context: Context) -> endpoint_pb2.GetPodResponse:
-        """A pod and its namespace, as they are known, or else as the API server has them."""
+        """A pod and its namespace, as they are known, or else as the API server has them.
+
+        Raises:
+            NotFound: the API server has no such pod.
+            FailedPrecondition: the API server can not be asked. (Unavailable is this service, if it is away.)
+        """
         ref = endpoint_pb2.PodRef(namespace=request.namespace, name=request.name)
         (namespace, name), = convert.refs([ref])
         conf = netconf.parse(request.config).kubernetes if request.config and is_local(context) else Kubernetes()
         store, lookup = self._app.store, self._app.lookup
         pod = store.pod(namespace, name, request.uid)
-        if pod is None:
-            pod = await lookup.pod(namespace, name, request.uid, conf, remaining(context))
         item = store.mirrored(keys.namespace(namespace))
-        space = codec.namespace(item) if item else await lookup.namespace(namespace, remaining(context))
+        space = codec.namespace(item) if item else None
+        try:
+            pod = pod or await lookup.pod(namespace, name, request.uid, conf, remaining(context))
+            space = space or await lookup.namespace(namespace, remaining(context))
+        except NotFound:
+            raise
+        except MuslinError as problem:
+            raise FailedPrecondition(problem.message) from problem
         return endpoint_pb2.GetPodResponse(pod=convert.pod_message(pod) if pod else None,
                                            namespace=convert.namespace_message(space) if space else None)
 

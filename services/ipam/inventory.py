@@ -15,7 +15,7 @@ import grpc
 
 from muslin import rpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
-from muslin.errors import NotFound
+from muslin.errors import NotFound, Unavailable
 from muslin.etcd.backoff import Backoff
 from services.ipam import metrics
 
@@ -27,6 +27,8 @@ ANNOTATIONS = ("cni.projectcalico.org/", "muslin.dev/")
 """Prefixes of the annotations that are kept: those that may be about addresses. Others can be long, and are many."""
 PATIENCE = 0.5
 """Seconds that a pod's first appearance, or the first snapshot of all, is waited for at most."""
+ASKING = 5.0
+"""Seconds that the endpoint service has to find a pod; it gives an API server three of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +103,18 @@ class Inventory:
 
         Raises:
             NotFound: the API server says that there is no such pod.
+            Unavailable: there is an API server, and it can not be asked.
         """
-        if self._stub is None or not self.synced:
+        if self._stub is None or (self._settled and not self.synced):
             return None
         request = endpoint_pb2.GetPodRequest(namespace=namespace, name=name, uid=uid, config=config)
         try:
-            answer = await self._stub.GetPod(request, timeout=timeout)
+            answer = await self._stub.GetPod(request, timeout=min(timeout, ASKING))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise NotFound(f"endpoint: {error.details()}") from None
-            # Its own part of this ADD, which comes later, is refused if it can not do without the pod.
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise Unavailable(f"endpoint: {error.details()}") from None
             log.warning("pod is not known, and was not found pod=%s/%s problem=%s: %s", namespace, name,
                         error.code().name, error.details())
             return None

@@ -62,7 +62,7 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         if call.kubernetes:
             named = call.namespace, call.pod, call.args.get("K8S_POD_UID", "")
             if not inventory.knows(*named):
-                pod = await inventory.ask(*named, config, timeout / 3)
+                pod = await inventory.ask(*named, config, timeout / 2)
             pod = pod or await inventory.settle(*named, min(PATIENCE, timeout / 4))
             if inventory.trouble:
                 log.warning("the inventory is not current, annotations %s: pod=%s/%s attachment=%s problem=%s",

@@ -57,6 +57,9 @@ class ApiServer:
         self.answering = asyncio.Event()
         """While it is not set nothing is answered, and open watches are told nothing: connections are half open."""
         self.answering.set()
+        self.telling = asyncio.Event()
+        """While it is not set watches are told nothing; lists and single objects are answered."""
+        self.telling.set()
         self._tls = tls
         self._objects: dict[Address, Object] = {}
         self._history: list[tuple[int, str, str, Object]] = []  # version, path, type, object
@@ -75,6 +78,7 @@ class ApiServer:
 
     async def __aexit__(self, *_: object) -> None:
         self.answering.set()
+        self.telling.set()
         await self.down()
 
     @property
@@ -265,6 +269,7 @@ class ApiServer:
     async def _send(self, response: web.StreamResponse, line: bytes) -> None:
         """A line in two pieces: the network cuts where it likes."""
         await self.answering.wait()
+        await self.telling.wait()
         half = len(line) // 2
         await response.write(line[:half])
         await response.write(line[half:] + b"\n")

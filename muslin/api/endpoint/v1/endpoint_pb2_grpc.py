@@ -461,8 +461,9 @@ class EndpointsServicer:
 
     def GetPod(self, request, context):
         """GetPod returns a pod, with its namespace: as it is known, or else as the API
-        server has it. NOT_FOUND if the API server has none such; without an API
-        server a pod that is not known is no error, but is left out.
+        server has it. NOT_FOUND if the API server has none such, FAILED_PRECONDITION
+        if it can not be asked; without an API server a pod that is not known is no
+        error, but is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -149,8 +149,9 @@ class EndpointsStub:
     """DeletePods forgets pods; records live until the runtime's DEL."""
     GetPod: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.GetPodRequest, _endpoint_pb2.GetPodResponse]
     """GetPod returns a pod, with its namespace: as it is known, or else as the API
-    server has it. NOT_FOUND if the API server has none such; without an API
-    server a pod that is not known is no error, but is left out.
+    server has it. NOT_FOUND if the API server has none such, FAILED_PRECONDITION
+    if it can not be asked; without an API server a pod that is not known is no
+    error, but is left out.
     """
     ListPods: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ListPodsRequest, _endpoint_pb2.ListPodsResponse]
     """ListPods returns the known pods."""
@@ -215,8 +216,9 @@ class EndpointsAsyncStub(EndpointsStub):
     """DeletePods forgets pods; records live until the runtime's DEL."""
     GetPod: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.GetPodRequest, _endpoint_pb2.GetPodResponse]  # type: ignore[assignment]
     """GetPod returns a pod, with its namespace: as it is known, or else as the API
-    server has it. NOT_FOUND if the API server has none such; without an API
-    server a pod that is not known is no error, but is left out.
+    server has it. NOT_FOUND if the API server has none such, FAILED_PRECONDITION
+    if it can not be asked; without an API server a pod that is not known is no
+    error, but is left out.
     """
     ListPods: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ListPodsRequest, _endpoint_pb2.ListPodsResponse]  # type: ignore[assignment]
     """ListPods returns the known pods."""
@@ -338,8 +340,9 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.GetPodResponse, _abc.Awaitable[_endpoint_pb2.GetPodResponse]]:
         """GetPod returns a pod, with its namespace: as it is known, or else as the API
-        server has it. NOT_FOUND if the API server has none such; without an API
-        server a pod that is not known is no error, but is left out.
+        server has it. NOT_FOUND if the API server has none such, FAILED_PRECONDITION
+        if it can not be asked; without an API server a pod that is not known is no
+        error, but is left out.
         """
 
     @_abc_1.abstractmethod
