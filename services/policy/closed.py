@@ -1,31 +1,38 @@
 """What stands in for a stored policy that can not be understood, where no version of it before is known.
 
 A process that has seen an earlier version goes on with that. One that begins has none; left out, the policy would not
-isolate its pods any more, and a restart would have opened what was shut. So it isolates the pods that it is for, as far
-as that can be read, and allows nothing: other policies still allow what they allow.
+isolate its pods any more, and a restart would have opened what was shut. So it allows nothing to the pods that it is
+for, as far as that can be read. Kubernetes' policies only ever allow: without its rules one isolates, and others still
+allow what they allow. One of Calico's may deny, so it denies all in its place; before all tiers where that is unknown.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import msgspec
 
 from muslin.errors import InvalidArgument
 from services.policy.calico import VERSIONS
-from services.policy.model import Policy
+from services.policy.model import Action, Direction, Policy, Rule, Tier
 from services.policy.objects import Ref
 from services.policy.records import Object
 from services.policy.translate import KUBERNETES_POLICY, translate
 
-__all__ = ["stand_in"]
+__all__ = ["FIRST", "stand_in"]
+
+FIRST = Tier("_closed", -inf)
+"""Before all tiers; none can be declared by such a name."""
 
 _SCOPE = ("podSelector", "selector", "namespaceSelector", "serviceAccountSelector", "tier", "order")
 _BOTH = ["Ingress", "Egress"]
+_DENIED = (Rule(Action.DENY),)
 
 
 def stand_in(ref: Ref, record: Object | None) -> Policy | None:
-    """The policy without its rules; None if nothing can be called so. `record` is None if not even that is readable.
+    """The policy, allowing nothing; None if nothing can be called so. `record` is None if not even that is readable.
 
     Of its selectors, tier, order and types those count that can be read together with what comes before them in this
     list: all of them; all but the types; none, which is every pod of its namespace, or of all namespaces.
@@ -43,7 +50,11 @@ def stand_in(ref: Ref, record: Object | None) -> Policy | None:
             resource = translate(ref, manifest, record.origin if record else "").resource
         except InvalidArgument:
             continue
-        return resource if isinstance(resource, Policy) else None
+        assert isinstance(resource, Policy)
+        if kubernetes:
+            return resource
+        ingress, egress = (_DENIED if way in resource.directions else () for way in Direction)
+        return replace(resource, ingress=ingress, egress=egress, tier=FIRST if each is wanted[-1] else resource.tier)
     return None
 
 

@@ -16,7 +16,7 @@ from muslin.errors import Corrupt, InvalidArgument
 from muslin.etcd import keys
 from muslin.etcd.mirror import Change
 from services.policy import records
-from services.policy.closed import stand_in
+from services.policy.closed import FIRST, stand_in
 from services.policy.events import Event, ResourceGone, ResourcePut
 from services.policy.model import DEFAULT_TIER, Policy, Profile, Resource, Tier, profile_id
 from services.policy.objects import POLICY_KINDS, Condition, Ref
@@ -115,7 +115,7 @@ class Sources:
         if known.resource_id and not known.closed:
             kept = "the version before it is in force"
         elif known.ref.kind in POLICY_KINDS and (closed := stand_in(known.ref, record)):
-            kept = f"until it is, what it is for is isolated and nothing is allowed by it: {closed.selector}"
+            kept = f"until it is, nothing is allowed by it to what it is for: {closed.selector}"
         log.error("stored object is not usable object=%s problem=%s (%s)", known.ref, problem, kept)
         resource_id = closed.id if closed else known.resource_id
         self._objects[key] = _Known(known.ref, record or known.object, resource_id,
@@ -162,7 +162,8 @@ class Sources:
     def _undeclared(self, known: _Known) -> str:
         """The tier that an object's policy is in and that is not there; empty if there is none such."""
         policy = self._declared.get(known.resource_id)
-        if isinstance(policy, Policy) and policy.tier != DEFAULT_TIER and policy.tier.id not in self._declared:
+        if (isinstance(policy, Policy) and policy.tier not in (DEFAULT_TIER, FIRST)
+                and policy.tier.id not in self._declared):
             return policy.tier.name
         return ""
 

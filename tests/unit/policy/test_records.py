@@ -16,13 +16,14 @@ from muslin.etcd import KeyValue, Put, keys
 from muslin.etcd.mirror import Change
 from muslin.selectors import parse
 from services.policy.events import ResourceGone, ResourcePut
+from services.policy.explain import View
 from services.policy.model import Action, Direction, Policy, Profile, Rule
 from services.policy.policies import MAX_COMPLAINTS, checked
 from services.policy.records import Object, decode_object, decode_profile, encode, network_profile
 from services.policy.sources import Sources
 from services.policy.store import MAX_BYTES, MAX_OPERATIONS, batches
 from services.policy.translate import Ref
-from tests.unit.policy.cluster import calico, namespace, network_policy, ref_of
+from tests.unit.policy.cluster import Cluster, Pod, calico, namespace, network_policy, ref_of
 
 ZERO = {"ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}]}
 
@@ -148,23 +149,23 @@ SHOP = "projectcalico.org/namespace == 'shop'"
 INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
 
 
-@pytest.mark.parametrize(("manifest", "selector", "directions"), [
+@pytest.mark.parametrize(("manifest", "selector", "directions", "tier"), [
     (network_policy("shop", "p", {"podSelector": {"matchLabels": {"a": "1"}}, "ingress": [{"form": []}]}),
-     f"{SHOP} && a == '1'", {INGRESS}),
+     f"{SHOP} && a == '1'", {INGRESS}, "default"),
     (network_policy("shop", "p", {"ingress": [{"form": []}], "egress": [{}], "policyTypes": ["Egress"]}), SHOP,
-     {EGRESS}),
-    (network_policy("shop", "p", {"ingress": [{}], "egress": [{"to": 7}]}), SHOP, {INGRESS, EGRESS}),
+     {EGRESS}, "default"),
+    (network_policy("shop", "p", {"ingress": [{}], "egress": [{"to": 7}]}), SHOP, {INGRESS, EGRESS}, "default"),
     (network_policy("shop", "p", {"podSelector": {"matchLabels": {"a": "1"}}, "policyTypes": ["Sideways"]}),
-     f"{SHOP} && a == '1'", {INGRESS, EGRESS}),
-    (network_policy("shop", "p", {"podSelector": {"matchFields": {}}}), SHOP, {INGRESS, EGRESS}),
-    ({**network_policy("shop", "p", {}), "spec": []}, SHOP, {INGRESS, EGRESS}),
+     f"{SHOP} && a == '1'", {INGRESS, EGRESS}, "default"),
+    (network_policy("shop", "p", {"podSelector": {"matchFields": {}}}), SHOP, {INGRESS, EGRESS}, "default"),
+    ({**network_policy("shop", "p", {}), "spec": []}, SHOP, {INGRESS, EGRESS}, "default"),
     (calico("NetworkPolicy", "p", {"selector": "a == '1'", "tier": "t", "egress": [{"action": "Shrug"}],
-                                   "types": ["Egress"]}, "shop"), f"{SHOP} && a == '1'", {EGRESS}),
+                                   "types": ["Egress"]}, "shop"), f"{SHOP} && a == '1'", {EGRESS}, "t"),
     (calico("GlobalNetworkPolicy", "p", {"selector": "a ~ '1'", "namespaceSelector": "b == '2'"}), "all()",
-     {INGRESS, EGRESS}),
+     {INGRESS, EGRESS}, "_closed"),
 ])
 def test_a_policy_that_was_never_understood_isolates_what_it_is_for(manifest: dict[str, Any], selector: str,
-                                                                   directions: set[Direction]) -> None:
+                                                                   directions: set[Direction], tier: str) -> None:
     """As after a restart: left out it would open what it shut. A good version takes its place; deleted, it is gone."""
     ref = ref_of(manifest)
     item = Object(ref.kind, ref.namespace, ref.name, "a.yaml", msgspec.Raw(json.dumps(manifest).encode()))
@@ -173,10 +174,15 @@ def test_a_policy_that_was_never_understood_isolates_what_it_is_for(manifest: di
     assert isinstance(event, ResourcePut)
     made = event.resource
     assert isinstance(made, Policy)
-    assert (str(made.selector), set(made.directions), made.ingress, made.egress) == (selector, directions, (), ())
+    assert (str(made.selector), set(made.directions)) == (selector, directions)
+    for way in Direction:
+        rules = made.ingress if way is INGRESS else made.egress
+        assert rules == ((Rule(Action.DENY),) if way in directions and ref.kind != "NetworkPolicy" else ())
+    assert made.tier.name == tier
+    assert len(sources.conditions()) == (2 if tier == "t" else 1), "and that there is no tier t"
     (status,) = sources.policies()
     assert (status.accepted, status.closed, status.policy, status.origin) == (False, True, made.id, "a.yaml")
-    assert f"what it is for is isolated and nothing is allowed by it: {selector}" in status.conditions[0].message
+    assert f"nothing is allowed by it to what it is for: {selector}" in status.conditions[0].message
     good = calico("GlobalNetworkPolicy", "p", {}) if not ref.namespace else manifest | {"spec": {}}
     events = sources.take([stored(item.key, encode(msgspec.structs.replace(
         item, manifest=msgspec.Raw(json.dumps(good).encode()))))])
@@ -184,6 +190,21 @@ def test_a_policy_that_was_never_understood_isolates_what_it_is_for(manifest: di
     assert events[:-1] == ([ResourceGone(made.id)] if events[-1].resource.id != made.id else [])
     assert not sources.policies()[0].closed
     assert sources.take([gone(item.key)]) == [ResourceGone(events[-1].resource.id)]
+
+
+def test_a_policy_that_denied_is_not_passed_by_what_comes_after_it() -> None:
+    """Its place is known, or it comes before everything."""
+    after = calico("GlobalNetworkPolicy", "after", {"order": 9, "ingress": [{"action": "Allow"}]})
+    for spec in ({"tier": "t", "order": 5, "ingress": [{"action": "Refuse"}]}, {"tier": "t", "order": "5"}):
+        bad = calico("GlobalNetworkPolicy", "bad", spec)
+        sources = Sources()
+        cluster = Cluster([Pod("shop", "a", "10.0.0.1"), Pod("shop", "b", "10.0.0.2")], [
+            namespace("shop"), calico("Tier", "t", {"order": 1}), after])
+        assert cluster.allowed("shop/a", "shop/b", 80)
+        item = Object("GlobalNetworkPolicy", "", "bad", "", msgspec.Raw(json.dumps(bad).encode()))
+        cluster.engine.handle(sources.take([stored(item.key, encode(item))]))
+        cluster.view = View(cluster.engine.programs.values())
+        assert not cluster.allowed("shop/a", "shop/b", 80)
 
 
 @pytest.mark.parametrize("value", [b"x", b"{}"])
