@@ -93,7 +93,8 @@ RULES: Mapping[str, Rule] = MappingProxyType({
         "/muslin.endpoint.v1.Endpoints/ApplyNodes", "/muslin.endpoint.v1.Endpoints/DeleteNodes",
         "/muslin.policy.v1.Policies/Apply", "/muslin.policy.v1.Policies/Delete", "/muslin.policy.v1.Policies/List",
         "/muslin.policy.v1.Policies/Explain", "/muslin.policy.v1.Policies/GetStatus",
-        "/muslin.node.v1.Node/GetStatus", "/muslin.node.v1.Node/GetCounters", "/muslin.node.v1.Node/Trace",
+        "/muslin.node.v1.Node/GetStatus", "/muslin.node.v1.Node/GetCounters", "/muslin.node.v1.Node/GetFlows",
+        "/muslin.node.v1.Node/Trace",
         *(f"/muslin.node.v1.Plugin/{verb}" for verb in _VERBS),
     ), Rule()),
 })

@@ -37,7 +37,7 @@ _OPTIONS = (
 _REMOTE = (
     ("grpc.server_handshake_timeout_ms", 10_000),  # who connects and says nothing is gone then
     ("grpc.max_connection_age_ms", 3_600_000),  # a certificate that was replaced or has ended is not used for longer
-    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.max_connection_age_grace_ms", 600_000),  # twice the age of a tunnel
 )
 """Of a server that others can reach."""
 

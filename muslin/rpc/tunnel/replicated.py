@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import grpc
 
@@ -20,13 +21,19 @@ knows, and still have lost the way to its store. As long as a frozen one takes t
 _ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+AGE = 300.0
+"""Seconds after which a tunnel is followed by a new one: a server that ends a connection, for its age or because it is
+going, first tells, which a stream does not hear of, but the next stream is over another connection. Less than the time
+that the server then gives streams."""
+
+
 class Tunnels:
     """As a Tunnel, to the replica that is best when a call begins."""
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, replicas: Replicas, age: float = AGE) -> None:
         """The replicas stay the caller's, and must live longer."""
-        self._replicas = replicas
-        self._open: dict[Replica, tuple[object, Tunnel]] = {}
+        self._replicas, self._age = replicas, age
+        self._open: dict[Replica, _Open] = {}
         self._tasks = TaskSet()
 
     async def call(self, method: str, request: bytes, *, timeout: float, metadata: Pairs = (),
@@ -55,19 +62,27 @@ class Tunnels:
                     raise
 
     def _tunnel(self, replica: Replica) -> Tunnel:
-        line, tunnel = self._open.get(replica, (None, None))
-        if tunnel is None or line is not replica.line:
-            if tunnel is not None:  # over a line that was replaced: what is on its way comes back over it
-                self._tasks.spawn(f"finish {replica.target}", tunnel.finish())
-            tunnel = Tunnel(replica.channel)
-            self._open[replica] = replica.line, tunnel
-        return tunnel
+        found, now = self._open.get(replica), asyncio.get_running_loop().time()
+        if found is None or found.line is not replica.line or now - found.born > self._age:
+            if found is not None:  # what is on its way in it comes back through it
+                self._tasks.spawn(f"finish {replica.target}", found.tunnel.finish())
+            found = self._open[replica] = _Open(Tunnel(replica.channel), replica.line, now)
+        return found.tunnel
 
     async def aclose(self) -> None:
         """End all; calls on their way fail with CANCELLED."""
         await self._tasks.aclose()
-        for _, tunnel in self._open.values():
-            await tunnel.aclose()
+        for found in self._open.values():
+            await found.tunnel.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A tunnel, the line that it is over, and the loop's time when it was made."""
+
+    tunnel: Tunnel
+    line: object
+    born: float
 
 
 def tunnel_to(channel: grpc.aio.Channel) -> Tunnel | Tunnels:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,6 +137,7 @@ class Fake:
     health: health.aio.HealthServicer
     asked: int = 0
     code: grpc.StatusCode | None = grpc.StatusCode.UNAVAILABLE
+    peers: set[str] = field(default_factory=set)
 
     async def serving(self, yes: bool) -> None:
         answer = health_pb2.HealthCheckResponse
@@ -148,6 +149,7 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
 
     async def Status(self, request: cni_pb2.StatusRequest, context: Any) -> cni_pb2.StatusResponse:
         self.fake.asked += 1
+        self.fake.peers.add(context.peer())
         if self.fake.code is None:
             await asyncio.Event().wait()
         if self.fake.code is not grpc.StatusCode.OK:
@@ -155,10 +157,10 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
         return cni_pb2.StatusResponse()
 
 
-async def fake(certificates: Certificates) -> Fake:
+async def fake(certificates: Certificates, *options: tuple[str, int]) -> Fake:
     around, checker, plugin = Around(), health.aio.HealthServicer(), Plugin()  # type: ignore[abstract]  # one is enough
     around.own = frozenset({"muslin.ipam.v1.Plugin"})
-    server = grpc.aio.server(interceptors=[around])
+    server = grpc.aio.server(interceptors=[around], options=options)
     handlers = Handlers(server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     ipam_pb2_grpc.add_PluginServicer_to_server(plugin, cast("grpc.aio.Server", handlers))
@@ -240,6 +242,21 @@ async def test_one_that_says_it_does_not_serve_is_left_until_it_does(
     await until(lambda: replicas.pick() is replicas.replicas[0], "both are as bad")
     await tunnels.call(STATUS, REQUEST, timeout=PATIENCE)
     assert (first.asked, second.asked) == (1, 1)
+
+
+async def test_connections_that_a_server_ends_for_their_age_fail_no_call(tmp_path: Path, own: None) -> None:
+    """There is no other replica, and nothing is repeated: tunnels have moved when the grace is over."""
+    certificates = Certificates(tmp_path / "certs")
+    tls.use(certificates.files("n1"))
+    one = await fake(certificates, ("grpc.max_connection_age_ms", 200), ("grpc.max_connection_age_grace_ms", 20_000))
+    one.code = grpc.StatusCode.OK
+    async with rpc.channel(one.target) as channel:
+        tunnels = Tunnels(behind(channel), age=0.3)
+        async with asyncio.timeout(PATIENCE):
+            while len(one.peers) < 4:
+                await tunnels.call(STATUS, REQUEST, timeout=PATIENCE)
+        await tunnels.aclose()
+    await one.server.stop(None)
 
 
 async def test_callers_spread_over_replicas(tmp_path: Path, own: None) -> None:
