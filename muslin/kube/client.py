@@ -48,6 +48,8 @@ class Pace:
     """Beyond that a watch that has not ended is taken for a half-open connection."""
     renew: float = 60.0
     """Credentials are not older."""
+    pause: float = 8.0
+    """Between attempts, at most: a server that is back is not left alone for long."""
 
 
 @dataclass(frozen=True, slots=True)

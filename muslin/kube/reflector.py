@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Resource)
 
-_MOST = 8.0
-"""Seconds between attempts, at most: an API server that is back is not left alone for long."""
 _ABSENT = 60.0
 """Seconds between looks for a kind that the server does not serve."""
 _SHORT = 1.0
@@ -53,8 +51,8 @@ class Reflector(Generic[T]):
 
     def __init__(self, client: Client, kind: Kind[T], sink: Sink[T]) -> None:
         self._client, self._kind, self._sink = client, kind, sink
-        self._backoff = Backoff(0.1, _MOST)
-        self._version = ""
+        self._backoff = Backoff(min(0.1, client.pace.pause), client.pace.pause)
+        self.version = ""
         """The last that was seen; empty if a list is needed."""
         self.lists = 0
         """How many there were."""
@@ -65,7 +63,7 @@ class Reflector(Generic[T]):
         """Follow until cancelled."""
         while True:
             try:
-                if not self._version:
+                if not self.version:
                     await self._list()
                 await self._watch()
             except MuslinError as problem:
@@ -75,7 +73,7 @@ class Reflector(Generic[T]):
         """Seconds to wait after a failure, which the log gets to know once."""
         absent = isinstance(problem, NotFound)
         if absent or isinstance(problem, Compacted | Corrupt):
-            self._version = ""
+            self.version = ""
         trouble = f"{self._kind}: {problem.message}"
         if absent and self._kind.optional:
             log.debug("%s", trouble)
@@ -94,7 +92,7 @@ class Reflector(Generic[T]):
     async def _list(self) -> None:
         listing = await self._client.list(self._kind)
         self._sink.listed(listing)
-        self._version = listing.version
+        self.version = listing.version
         self.lists += 1
         metrics.LISTS.labels(str(self._kind)).inc()
         self._well()
@@ -110,7 +108,7 @@ class Reflector(Generic[T]):
             self._backoff.reset()
             self._well()
 
-        await self._client.watch(self._kind, self._version, take)
+        await self._client.watch(self._kind, self.version, take)
         if not told and time.monotonic() - began < _SHORT:
             await asyncio.sleep(self._backoff.next())
         self._well()
@@ -122,7 +120,7 @@ class Reflector(Generic[T]):
             else:
                 self._sink.put(event.object)
         if event.version:
-            self._version = event.version
+            self.version = event.version
 
     def _well(self) -> None:
         self.trouble = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import ssl
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -69,10 +70,13 @@ class ApiServer:
         self._changed = asyncio.Condition()
         self._raw: dict[str, list[bytes]] = defaultdict(list)
         self._epoch = 0
-        self._port = 0
+        # Bound and never listened on: the port stays ours while the server is down.
+        self._place = socket.socket()
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> ApiServer:
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._place.bind(("127.0.0.1", 0))
         await self.up()
         return self
 
@@ -80,19 +84,19 @@ class ApiServer:
         self.answering.set()
         self.telling.set()
         await self.down()
+        self._place.close()
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._place.getsockname()[1]}"
 
     async def up(self) -> None:
         application = web.Application()
         application.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls, reuse_address=True)
-        await site.start()
-        self._port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # it has just been started
+        port = self._place.getsockname()[1]
+        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls, reuse_port=True).start()
 
     async def down(self) -> None:
         """End all connections, and take no new ones."""
@@ -153,6 +157,11 @@ class ApiServer:
         self._history.clear()
         self._pages.clear()
         await self.end_watches()
+
+    def forget_before(self, version: int) -> None:
+        """Keep no history of what was before a version."""
+        self._forgotten = version
+        self._history = [entry for entry in self._history if entry[0] > version]
 
     async def watched(self, path: str, count: int = 1, timeout: float = 30.0) -> None:
         """Wait until there are so many watches of a kind."""
