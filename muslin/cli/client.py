@@ -180,7 +180,10 @@ class Services:
 @asynccontextmanager
 async def services(run: Path) -> AsyncIterator[Services]:
     """The services of the `muslin up` on a run directory, or elsewhere. Raises Unavailable if there are none."""
-    state = DEFAULT_STATE if elsewhere("policy") and elsewhere("endpoint") else Path(require_up(run).state)
+    if elsewhere("policy") and elsewhere("endpoint"):
+        state = Path(os.environ.get("MUSLIN_STATE") or DEFAULT_STATE)
+    else:
+        state = Path(require_up(run).state)
     async with AsyncExitStack() as stack:
         opened = Services(Places(run, state), stack)
         await opened.connect()

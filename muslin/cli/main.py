@@ -24,6 +24,8 @@ __all__ = ["main"]
 ROOT = Path(__file__).resolve().parents[2]
 """The clone that this is installed from."""
 PLUGINS = ROOT / "build/cni"
+NODE_PLUGINS = ("/opt/cni/bin", str(PLUGINS))
+"""Where plugins are on other machines, if nobody says otherwise."""
 """Where `make setup` puts the plugin."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -150,20 +152,31 @@ def status(run_dir: Path, output: str) -> NoReturn:
 @click.option("--bin-dir", "bin_dirs", multiple=True, metavar="DIR",
               help="Directory of CNI plugins; repeatable.  [default: build/cni of the clone]")
 @click.option("--keep", is_flag=True, help="Leave the pods running, for `muslin probe`, until `muslin down`.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME=COMMAND",
+              help="Play on this node, which COMMAND runs a command on, such as 'node1=docker exec -i node1'; "
+                   "repeatable. Pods go where their spec.nodeName says, the others in turn.")
+@click.option("--agent", "agent", default="", envvar="MUSLIN_PLAY_AGENT", metavar="COMMAND",
+              help="What runs a play's agent on a node.  [default: python3 -m muslin.cli.play.agent]")
 @_run_dir
 @_output
 @_root
-def play(files: tuple[str, ...], conf: str | None, bin_dirs: tuple[str, ...], keep: bool, run_dir: Path,
-         output: str) -> NoReturn:
+def play(files: tuple[str, ...], conf: str | None, bin_dirs: tuple[str, ...], keep: bool, nodes: tuple[str, ...],
+         agent: str, run_dir: Path, output: str) -> NoReturn:
     """Play kubelet: make pods from Kubernetes YAML, and probe who reaches whom with real packets.
 
     FILEs are YAML files or directories of Namespaces, Nodes, Pods and NetworkPolicies. Each Pod gets a network
     namespace and is attached by the CNI plugin, with a small listener on each of its container ports. Then every pair
     of pods is probed on every port, and each result compared with what Explain says: a difference is exit code 3. Needs
-    `muslin up`.
+    `muslin up`, or the services elsewhere (MUSLIN_ENDPOINT, MUSLIN_POLICY).
     """
     from muslin.cli import interrupt
     from muslin.cli.play import command
+    if nodes:
+        if keep:
+            raise click.UsageError("--keep and --node do not go together: pods on nodes go when the play ends")
+        sys.exit(interrupt.run(command.play_on_nodes(
+            run_dir.absolute(), files, conf, list(bin_dirs) or list(NODE_PLUGINS), nodes=nodes, agent_command=agent,
+            output=output)))
     sys.exit(interrupt.run(command.play(run_dir.absolute(), files, conf, list(bin_dirs) or [str(PLUGINS)], keep=keep,
                                         output=output)))
 

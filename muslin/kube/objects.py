@@ -118,6 +118,8 @@ class Pod:
     service_account: str = "default"
     ports: tuple[ContainerPort, ...] = ()
     host_network: bool = False
+    node_name: str = ""
+    """spec.nodeName; empty if the pod may be on any node."""
     kind: str = field(default="Pod", init=False)
 
 

@@ -196,6 +196,7 @@ def _pod(root: Field) -> Pod:
         service_account=account.name(DNS_SUBDOMAIN, "a service account's name") if account else "default",
         ports=_ports(containers),
         host_network="hostNetwork" in fields and fields["hostNetwork"].boolean(),
+        node_name=fields["nodeName"].string() if "nodeName" in fields else "",
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from muslin.errors import Corrupt, InvalidArgument, IOFailure, NotFound, TimedOut
 
-__all__ = ["DEFAULT_CONFIGURATION", "Network", "Sandbox", "load", "parse", "add", "delete", "find"]
+__all__ = ["DEFAULT_CONFIGURATION", "Network", "Sandbox", "load", "parse", "read", "add", "delete", "find"]
 
 DEFAULT_CONFIGURATION = b"""{
     "cniVersion": "1.1.0",
@@ -67,13 +67,17 @@ def load(path: str | None, socket: str = "", state: str = "") -> Network:
 
     Raises as `parse` does; IOFailure if the file can not be read.
     """
+    return parse(*read(path), socket, state)
+
+
+def read(path: str | None) -> tuple[bytes, str]:
+    """A configuration file, or the default one, and where it is from. Raises IOFailure."""
     if path is None:
-        return parse(DEFAULT_CONFIGURATION, "the default configuration", socket, state)
+        return DEFAULT_CONFIGURATION, "the default configuration"
     try:
-        raw = Path(path).read_bytes()
+        return Path(path).read_bytes(), path
     except OSError as error:
         raise IOFailure(f"{path}: {error.strerror}") from error
-    return parse(raw, path, socket, state)
 
 
 def parse(raw: bytes, origin: str, socket: str = "", state: str = "") -> Network:

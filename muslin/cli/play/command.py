@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from muslin.cli.client import Services, services
@@ -16,6 +17,7 @@ from muslin.cli.play import cni, stage
 from muslin.cli.play.examine import examine
 from muslin.cli.play.flows import Answer, Finding, Flow, PlayedPort
 from muslin.cli.play.matrix import Style, as_json, render, summary
+from muslin.cli.play.nodes import AGENT, Nodes, commands, reached
 from muslin.cli.play.record import PlayedPod, Record, Records
 from muslin.cli.policy.engine import check
 from muslin.errors import MuslinError, NotFound
@@ -35,6 +37,8 @@ class Match:
 
     ports: Mapping[str, Sequence[PlayedPort]]
     findings: Sequence[Finding]
+    nodes: Mapping[str, str]
+    """Of pods that are on several nodes."""
 
     @property
     def exit_code(self) -> int:
@@ -51,7 +55,7 @@ class Match:
 
     def json(self) -> str:
         """All of it for programs."""
-        return json.dumps(as_json(self.ports, self.findings), indent=2, ensure_ascii=False)
+        return json.dumps(as_json(self.ports, self.findings, self.nodes), indent=2, ensure_ascii=False)
 
 
 async def play(run: Path, files: Sequence[str], conf: str | None, bin_dirs: Sequence[str], *, keep: bool,
@@ -68,20 +72,37 @@ async def play(run: Path, files: Sequence[str], conf: str | None, bin_dirs: Sequ
     return match.exit_code
 
 
+async def play_on_nodes(run: Path, files: Sequence[str], conf: str | None, bin_dirs: Sequence[str], *,
+                        nodes: Sequence[str], agent_command: str, output: str) -> int:
+    """Play the pods of manifests on several nodes, each `NAME=COMMAND`; returns the exit code."""
+    console = Console()
+    manifest, given = load(files), commands(nodes)
+    raw, origin = cni.read(conf)
+    async with services(run) as up, reached(given, agent_command or AGENT) as hands:
+        await hands.begin(raw, origin, bin_dirs)
+        match = await perform(up, console, manifest, cni.parse(raw, origin), bin_dirs, keep=False,
+                              show=output == "text", nodes=hands, names=list(given))
+    console.result(match.json() if output == "json" else match.summary())
+    return match.exit_code
+
+
 async def perform(up: Services, console: Console, manifest: Manifest, network: cni.Network, bin_dirs: Sequence[str], *,
-                  keep: bool, show: bool) -> Match:
-    """Make the pods, probe them, show the matrix, and remove them unless they are kept."""
+                  keep: bool, show: bool, nodes: Nodes | None = None, names: Sequence[str] = ()) -> Match:
+    """Make the pods, probe them, show the matrix, and remove them unless they are kept.
+
+    With `nodes`, whose names are `names`, they are spread over those.
+    """
     records = Records(up.places)
     manifest.require_namespaces([item.name for item in await up.objects() if item.kind == "Namespace"])
     await remove_dead(records, up, console)
-    act = stage.Stage(up, console, manifest, stage.plan(manifest, network, bin_dirs, records.new_name()))
+    act = stage.Stage(up, console, manifest, stage.plan(manifest, network, bin_dirs, records.new_name(), names), nodes)
     try:
         began = time.monotonic()
         await act.set_up()
         ready = time.monotonic()
         console.say(f"{len(act.record.pods)} pods in {len({pod.sandbox.namespace for pod in act.record.pods})} "
                     f"namespaces are up in {ready - began:.1f} s")
-        match = await _examined(act.record.pods, up, console)
+        match = await _examined(act.record.pods, up, console, nodes=nodes)
         console.say(f"{len(match.findings)} flows examined in {time.monotonic() - ready:.1f} s")
         if show:
             console.result(match.matrix())
@@ -133,5 +154,7 @@ def _kept_pods(places: Places) -> list[PlayedPod]:
 
 
 async def _examined(pods: Sequence[PlayedPod], up: Services, console: Console,
-                    before: Mapping[Flow, Answer] | None = None) -> Match:
-    return Match({pod.key: pod.played_ports for pod in pods}, await examine(pods, up.answers, console, before))
+                    before: Mapping[Flow, Answer] | None = None, nodes: Nodes | None = None) -> Match:
+    places = {pod.key: pod for pod in pods}
+    findings = await examine(pods, up.answers, console, before, partial(nodes.probe, places) if nodes else None)
+    return Match({pod.key: pod.played_ports for pod in pods}, findings, {pod.key: pod.node for pod in pods if pod.node})

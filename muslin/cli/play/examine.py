@@ -31,10 +31,11 @@ Probe = Callable[[Sequence[Flow], float], Awaitable[Mapping[Flow, Observation]]]
 
 
 async def examine(pods: Sequence[PlayedPod], explain: Explain, console: Console,
-                  before: Mapping[Flow, Answer] | None = None) -> list[Finding]:
+                  before: Mapping[Flow, Answer] | None = None, elsewhere: Probe | None = None) -> list[Finding]:
     """One finding for each flow between the pods, from real packets and from Explain.
 
-    `before` is what Explain said the last time, if these pods were examined a moment ago.
+    `before` is what Explain said the last time, if these pods were examined a moment ago; `elsewhere` sends the
+    packets of pods that are not on this machine.
     """
     raise_file_limit()
     places = {pod.key: pod for pod in pods}
@@ -50,7 +51,7 @@ async def examine(pods: Sequence[PlayedPod], explain: Explain, console: Console,
         finally:
             stop.set()
 
-    return await compare(flows, explain, send, before or {})
+    return await compare(flows, explain, elsewhere or send, before or {})
 
 
 async def compare(flows: Sequence[Flow], explain: Explain, send: Probe,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from muslin.cli.play.flows import Finding, Flow, Packet, PlayedPort, Totals
 
@@ -95,11 +96,13 @@ def summary(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, str(totals)])
 
 
-def as_json(ports: Mapping[str, Sequence[PlayedPort]], findings: Sequence[Finding]) -> dict[str, object]:
-    """The same for programs."""
+def as_json(ports: Mapping[str, Sequence[PlayedPort]], findings: Sequence[Finding],
+            nodes: Mapping[str, str] = MappingProxyType({})) -> dict[str, object]:
+    """The same for programs; `nodes` says of pods that are on several nodes on which."""
     totals = Totals.of(findings)
     return {
-        "pods": [{"pod": pod, "ports": [{"protocol": port.protocol, "port": port.port} for port in listed]}
+        "pods": [{"pod": pod, **({"node": nodes[pod]} if pod in nodes else {}),
+                  "ports": [{"protocol": port.protocol, "port": port.port} for port in listed]}
                  for pod, listed in ports.items()],
         "flows": [{
             "from": item.flow.source, "to": item.flow.destination, "protocol": item.flow.port.protocol,

@@ -32,6 +32,8 @@ class PlayedPod(msgspec.Struct):
     ports: list[tuple[str, int]]
     address: str = ""
     result: bytes = b""
+    node: str = ""
+    """Where it is played, if that is another machine than this one: its agent there looks after it."""
 
     @property
     def key(self) -> str:

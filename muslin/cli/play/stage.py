@@ -16,6 +16,7 @@ from muslin.api.policy.v1 import policy_pb2
 from muslin.cli.client import Services
 from muslin.cli.console import Console
 from muslin.cli.play import cni, listeners, sandbox
+from muslin.cli.play.nodes import Nodes, spread
 from muslin.cli.play.record import PlayedPod, Record, Records
 from muslin.cli.process import of_pid, this_process
 from muslin.cni import result as cni_result
@@ -33,14 +34,19 @@ LISTENERS_SECONDS = 30.0
 T = TypeVar("T")
 
 
-def plan(manifest: Manifest, network: cni.Network, bin_dirs: Sequence[str], name: str) -> Record:
-    """The record of a play that has not begun. Raises InvalidArgument if there is no pod, or one without a network."""
+def plan(manifest: Manifest, network: cni.Network, bin_dirs: Sequence[str], name: str,
+         nodes: Sequence[str] = ()) -> Record:
+    """The record of a play that has not begun; on several nodes, if any are named, else on this machine.
+
+    Raises InvalidArgument if there is no pod, or one without a network, or for a node that is none of these; NotFound
+    if a plugin is not there.
+    """
     if not manifest.pods:
         raise InvalidArgument("there is no Pod to play in these files")
-    for plugin in network.plugins:
+    for plugin in network.plugins if not nodes else ():
         cni.find(plugin.type, bin_dirs)
     pods = []
-    for pod in manifest.pods:
+    for pod, node in zip(manifest.pods, spread(manifest.pods, nodes), strict=True):
         if pod.host_network:
             raise InvalidArgument(f"{pod.origin.place}: spec.hostNetwork: pod {pod.namespace}/{pod.name} has no "
                                   "network of its own to play; remove it")
@@ -48,7 +54,7 @@ def plan(manifest: Manifest, network: cni.Network, bin_dirs: Sequence[str], name
         pods.append(PlayedPod(
             cni.Sandbox(pod.namespace, pod.name, pod.uid or str(uuid.uuid4()), uuid.uuid4().hex + uuid.uuid4().hex,
                         str(netns.path_of(box))),
-            box, [(port.protocol, port.port) for port in pod.ports]))
+            box, [(port.protocol, port.port) for port in pod.ports], node=node))
     return Record(name, network, list(bin_dirs), this_process(), pods, [])
 
 
@@ -64,7 +70,10 @@ def needed_objects(manifest: Manifest, stored: Iterable[str]) -> list[Namespace 
 class Stage:
     """One play, from its manifest to its pods and back."""
 
-    def __init__(self, services: Services, console: Console, manifest: Manifest, record: Record) -> None:
+    def __init__(self, services: Services, console: Console, manifest: Manifest, record: Record,
+                 nodes: Nodes | None = None) -> None:
+        """With `nodes` the pods are put on those that the record says, else on this machine."""
+        self._nodes = nodes
         self._services = services
         self._console = console
         self._manifest = manifest
@@ -109,7 +118,7 @@ class Stage:
             return  # nothing was made, and what has the same names is another's
         if self._listeners and self._listeners.stdin:
             self._listeners.stdin.close()
-        await remove(self.record, self._services, self._records, self._console)
+        await remove(self.record, self._services, self._records, self._console, self._nodes)
 
     def _claim(self, stored: Sequence[policy_pb2.Object]) -> list[Namespace | NetworkPolicy]:
         """The objects to apply. Raises FailedPrecondition if another play or the store has something of the same name.
@@ -121,7 +130,7 @@ class Stage:
         if both := sorted(taken & {pod.key for pod in self.record.pods}):
             raise FailedPrecondition(f"pod {both[0]} is played already; remove it with `muslin delete -f FILE`, or all "
                                      "with `muslin down`")
-        if both := sorted(set(netns.names()) & {pod.netns_name for pod in self.record.pods}):
+        if both := sorted(set(netns.names()) & {pod.netns_name for pod in self.record.pods if not pod.node}):
             raise FailedPrecondition(f"network namespace {both[0]} exists and belongs to no play; remove it with "
                                      f"`ip netns delete {both[0]}`")
         existing = {(item.kind, item.namespace, item.name): item.manifest for item in stored}
@@ -159,8 +168,11 @@ class Stage:
 
     async def _add(self, pod: PlayedPod) -> None:
         try:
-            sandbox.create(pod.netns_name)  # in this thread: one that is cancelled can not come after its undoing
-            pod.result = await cni.add(self.record.network, pod.sandbox, self.record.bin_dirs)
+            if self._nodes is not None:
+                pod.result = await self._nodes.put(pod)
+            else:
+                sandbox.create(pod.netns_name)  # in this thread: one that is cancelled can not come after its undoing
+                pod.result = await cni.add(self.record.network, pod.sandbox, self.record.bin_dirs)
         except MuslinError as error:
             raise type(error)(f"pod {pod.key}: {error.message}") from error
         addresses = [entry.address.partition("/")[0] for entry in cni_result.parse(pod.result).ips]
@@ -169,6 +181,9 @@ class Stage:
             raise IOFailure(f"pod {pod.key}: the plugin's result has no IPv4 address: {pod.result.decode()}")
 
     async def _listen(self) -> None:
+        if self._nodes is not None:
+            await self._nodes.listen(self.record.pods)
+            return
         log = self._services.places.log("listeners")
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("ab") as errors:
@@ -191,14 +206,15 @@ class Stage:
             raise IOFailure(f"listeners of the pods: {answer or f'ended at once; log: {log}'}")
 
 
-async def remove(record: Record, services: Services | None, records: Records, console: Console) -> None:
+async def remove(record: Record, services: Services | None, records: Records, console: Console,
+                 nodes: Nodes | None = None) -> None:
     """Remove a play: listeners, pods, objects that no other play has, the record.
 
     Without services only what is in the kernel goes. Raises IOFailure, after all was tried, and then the record stays.
     """
     if record.listeners:  # first: its sockets keep the namespaces alive
         await asyncio.to_thread(record.listeners.end, 5.0)
-    problems = await remove_pods(record, record.pods, services, console)
+    problems = await remove_pods(record, record.pods, services, console, nodes)
     if services:
         others = {tuple(entry) for other in records.all() if other.name != record.name for entry in other.objects}
         mine = [(kind, namespace, name) for kind, namespace, name in record.objects
@@ -216,12 +232,22 @@ async def remove(record: Record, services: Services | None, records: Records, co
     records.remove(record)
 
 
-async def remove_pods(record: Record, pods: Sequence[PlayedPod], services: Services | None,
-                      console: Console) -> list[str]:
-    """Stop pods of a play, in the kernel and in the store; returns what went wrong, in words."""
+async def remove_pods(record: Record, pods: Sequence[PlayedPod], services: Services | None, console: Console,
+                      nodes: Nodes | None = None) -> list[str]:
+    """Stop pods of a play, in the kernel and in the store; returns what went wrong, in words.
+
+    Pods on other nodes go with the agents there, which have gone if there are no `nodes`.
+    """
     problems: list[str] = []
 
     async def stop(pod: PlayedPod) -> None:
+        if pod.node:
+            if nodes is not None and pod.result:
+                try:
+                    await nodes.take(pod)
+                except MuslinError as error:
+                    problems.append(error.message)
+            return
         try:
             if services:
                 await cni.delete(record.network, pod.sandbox, record.bin_dirs, pod.result)
