@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from muslin.errors import Denied
+from muslin.rpc.silent import heard
 
 __all__ = ["NODE_METADATA", "Caller", "Role", "bound_to", "caller_of", "node_of", "require_own"]
 
@@ -62,8 +63,9 @@ def caller_of(context: Context) -> Caller:
     known = getattr(context, "caller", None)
     if isinstance(known, Caller):
         return known
-    if context.peer().startswith("unix:"):
+    if (peer := context.peer()).startswith("unix:"):
         return _LOCAL
+    heard(peer)
     found = context.auth_context()
     names = list(found.get("x509_common_name", ())) if found.get("transport_security_type") == [b"ssl"] else []
     return Caller.named(names[0].decode(errors="replace")) if len(names) == 1 else Caller(Role.NOBODY)

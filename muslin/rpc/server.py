@@ -22,6 +22,7 @@ from muslin.rpc.app import App, Readiness
 from muslin.rpc.handshakes import watched
 from muslin.rpc.interceptor import Around
 from muslin.rpc.listen import SocketLock, unix_path
+from muslin.rpc.silent import Silent
 from muslin.rpc.tunnel import Handlers, TunnelServicer
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,9 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
             await server.stop(None)
             return 1
         app.tasks.spawn("health", _report(readiness, checker, names))
+        if remote:
+            ports = [int(address.rpartition(":")[2]) for address in listen if not address.startswith("unix:")]
+            app.tasks.spawn("silent connections", Silent(ports).run())
         log.info("serving on %s", ", ".join(listen))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait((stopped, app.tasks.failed), return_when=asyncio.FIRST_COMPLETED)

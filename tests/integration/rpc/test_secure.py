@@ -254,7 +254,7 @@ async def test_garbage_on_the_line_harms_nobody(world: World) -> None:
 
 async def test_a_thousand_connections_that_say_nothing_are_ended_and_harm_nobody(world: World) -> None:
     host, _, port = world.at_ipam.rpartition(":")
-    lines = []
+    lines, before = [], world.refusals("silent")
     try:
         for _ in range(1000):
             reader, writer = await asyncio.open_connection(host, int(port))
@@ -264,6 +264,8 @@ async def test_a_thousand_connections_that_say_nothing_are_ended_and_harm_nobody
         async with asyncio.timeout(PATIENCE):  # the server's patience is ten seconds
             assert set(await asyncio.gather(*(_ended(reader) for reader, _ in lines))) == {True}
         await add(world, "n1", "after")
+        await until(lambda: world.refusals("silent") > before, "they are counted")
+        assert world.said("refused reason=silent from=ipv4:127.0.0.1:")
     finally:
         for _, writer in lines:
             writer.transport.abort()
