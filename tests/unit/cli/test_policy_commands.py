@@ -31,7 +31,7 @@ def test_every_command_and_option_explains_itself(name: str) -> None:
 
 @pytest.mark.parametrize("arguments", [
     ["explain", "a/b"], ["explain", "a/b", "c/d", "--port", "0"], ["explain", "a/b", "c/d", "--proto", "icmp"],
-    ["matrix", "x"], ["matrix", "-o", "png"], ["test"], ["test", "a", "b"], ["status", "x"], ["nonsense"],
+    ["matrix", "x"], ["matrix", "-o", "jpeg"], ["test"], ["test", "a", "b"], ["status", "x"], ["nonsense"],
 ], ids=" ".join)
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     muslin(*arguments, code=2)
