@@ -26,6 +26,7 @@ from bench.support.processes import peak
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.policy.v1 import policy_pb2
 from services.policy import wire
+from services.policy.encoding import Encoder
 from services.policy.events import EndpointGone, EndpointPut, Event, ResourceGone, ResourcePut
 from services.policy.hub import Hub
 from services.policy.records import Object
@@ -40,7 +41,7 @@ class Core:
     """What the service has inside, with a subscription for each node."""
 
     def __init__(self, shape: Shape) -> None:
-        self.hub = Hub(("bench",))
+        self.hub, self.encoder = Hub(("bench",)), Encoder()
         self.nodes = [self.hub.subscribe(f"node-{number}") for number in range(shape.nodes)]
 
     async def load(self, shape: Shape) -> float:
@@ -61,7 +62,7 @@ class Core:
         for node in self.nodes:
             if node.changed.is_set():
                 update, kind = self.hub.take(node)
-                message = wire.subscribe_response(update, 2, snapshot=kind == "snapshot", resume="bench")
+                message = self.encoder.response(update, 2, snapshot=kind == "snapshot", resume="bench")
                 count, size = count + 1, size + len(message.SerializeToString())
         return time.perf_counter() - began, count, size
 

@@ -137,10 +137,10 @@ def diff(old: Program, new: Program) -> Update:
 
     Values that did not change are the same objects in both more often than not, which makes this quick.
     """
-    changes = (group_change(old.groups[key], group) for key, group in _differing(old.groups, new.groups)
-               if key in old.groups)
+    groups = _differing(old.groups, new.groups)
+    changes = (group_change(old.groups[key], group) for key, group in groups if key in old.groups)
     return Update(
-        groups=tuple(group for key, group in _differing(old.groups, new.groups) if key not in old.groups),
+        groups=tuple(group for key, group in groups if key not in old.groups),
         group_changes=tuple(change for change in changes if change is not None),
         policies=tuple(policy for _, policy in _differing(old.policies, new.policies)),
         endpoints=tuple(endpoint for _, endpoint in _differing(old.endpoints, new.endpoints)),
@@ -164,8 +164,10 @@ Value = TypeVar("Value", Group, CompiledPolicy, CompiledEndpoint)
 
 def _differing(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> list[tuple[Key, Value]]:
     """What is new or not as it was, sorted."""
-    found = ((key, value, old.get(key)) for key, value in new.items())
-    return sorted(((key, value) for key, value, before in found if before is not value and before != value),
+    if not old:
+        return sorted(new.items(), key=itemgetter(0))
+    return sorted(((key, value) for key, value in new.items()
+                   if (before := old.get(key)) is not value and (before is None or before != value)),
                   key=itemgetter(0))
 
 

@@ -11,7 +11,8 @@ import grpc
 
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.errors import InvalidArgument, TimedOut
-from services.policy import metrics, wire
+from services.policy import metrics
+from services.policy.encoding import Encoder
 from services.policy.hub import Hub
 from services.policy.streams import Stream, Streams
 
@@ -29,6 +30,7 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
 
     def __init__(self, hub: Hub, streams: Streams) -> None:
         self._hub, self._streams = hub, streams
+        self._encoder = Encoder()
 
     async def Subscribe(self, request_iterator: Requests,
                         context: Context) -> AsyncIterator[policy_pb2.SubscribeResponse]:
@@ -53,8 +55,8 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
                     update, kind = sent
                     metrics.MESSAGES.labels(kind).inc()
                     metrics.SENT.labels(first.node).set(stream.revision)
-                    yield wire.subscribe_response(update, stream.revision, snapshot=kind == "snapshot",
-                                                  resume=stream.resume)
+                    yield self._encoder.response(update, stream.revision, snapshot=kind == "snapshot",
+                                                 resume=stream.resume)
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
