@@ -147,6 +147,8 @@ class Engine:
         after = self._index.selected_by(attachment)
         for text in before | after:
             self._groups.move(text, old if text in before else None, new if text in after else None)
+        if old is new and not any(text in self._policies_of for text in before ^ after):
+            return  # it has inherited other labels, and no policy minds
         for endpoint in (old, new):
             if endpoint is not None:
                 self._nodes.touch_endpoint(endpoint.node, attachment)

@@ -52,8 +52,7 @@ class PolicyApp(App):
         plugin = Plugin(self._replica, self._trouble)
         policy_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         policy_pb2_grpc.add_PoliciesServicer_to_server(Policies(self._replica), server)
-        policy_pb2_grpc.add_ProgramsServicer_to_server(Programs(self._replica.hub, self._replica.streams),
-                                                       server)
+        Programs(self._replica.hub, self._replica.streams).register(server)
         return tuple(service.full_name for service in policy_pb2.DESCRIPTOR.services_by_name.values())
 
     def _trouble(self) -> str:
