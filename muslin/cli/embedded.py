@@ -40,6 +40,8 @@ class Options:
     log_level: str = "info"
     temporary: bool = False
     """The state directory goes with `muslin down`."""
+    kubeconfig: str = ""
+    """Absolute path of the file whose API server is followed; empty for none."""
 
 
 @dataclass(slots=True)
@@ -127,6 +129,8 @@ def _etcd_program(places: Places, binary: str, ports: _Ports) -> Program:
 
 def _service_program(service: str, places: Places, options: Options, etcd: str) -> Program:
     flags = [f"--listen={places.target(service)}", f"--log-level={options.log_level}"]
+    if options.kubeconfig and service in ("endpoint", "policy"):
+        flags += [f"--kubeconfig={options.kubeconfig}"]
     match service:
         case "node":
             flags += [f"--node={options.node}"]

@@ -102,25 +102,29 @@ def cli(tls_cert: Path | None, tls_key: Path | None, tls_ca: Path | None) -> Non
               help="Name of this node.  [default: the host's]")
 @click.option("--pool", default="", metavar="CIDR",
               help="Range that pods get addresses from, if there is no pool yet.  [default: the address manager's]")
+@click.option("--kubeconfig", default="", envvar="MUSLIN_KUBECONFIG", metavar="PATH",
+              help="Follow the API server of this file's current context.")
 @click.option("--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info",
               show_default=True, help="Of the services' logs, in STATE/logs.")
 @click.option("--detach", is_flag=True, help="Return when everything is healthy, and leave it running.")
 @click.option("--ready-fd", type=int, hidden=True)
 @_root
-def up(state: Path, run_dir: Path, node: str, pool: str, log_level: str, detach: bool, ready_fd: int | None) -> None:
+def up(state: Path, run_dir: Path, node: str, pool: str, kubeconfig: str, log_level: str, detach: bool,
+       ready_fd: int | None) -> None:
     """Start etcd and the four services; stop them with Ctrl-C, SIGTERM or `muslin down`.
 
     A service that dies is started again. Pods of a kept play outlive it; `muslin down` removes them.
     """
     from muslin.cli import embedded, interrupt, lifecycle
     places = Places(run_dir.absolute(), state.absolute())
+    kubeconfig = str(Path(kubeconfig).absolute()) if kubeconfig else ""
     if detach:
         lifecycle.up_detached(places, [
             f"--state={places.state}", f"--run-dir={places.run}", f"--node={node}", f"--pool={pool}",
-            f"--log-level={log_level}"])
+            f"--kubeconfig={kubeconfig}", f"--log-level={log_level}"])
         return
     try:
-        interrupt.run(lifecycle.up(places, embedded.Options(node, pool, log_level), ready_fd))
+        interrupt.run(lifecycle.up(places, embedded.Options(node, pool, log_level, kubeconfig=kubeconfig), ready_fd))
     except interrupt.Interrupted as stop:
         print(f"muslin: {stop}, everything is stopped", file=sys.stderr)
 
