@@ -9,12 +9,13 @@ Deny and Pass drop, and so does the end of the list, and a policy or profile tha
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
-from services.policy.model import PROTOCOLS, Action, Direction
-from services.policy.program import CompiledEndpoint, CompiledPolicy, CompiledRule, Program
+from services.policy.model import PROTOCOLS, Action, Attachment, Direction
+from services.policy.program import EMPTY, CompiledEndpoint, CompiledPolicy, CompiledRule, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +67,60 @@ class Place:
     program: Program
 
 
+Site: TypeAlias = tuple[str, Attachment]
+"""Where an endpoint is: what its program is called here, and its attachment."""
+
+
 class View:
     """All programs, with their endpoints found by name and by address."""
 
-    def __init__(self, programs: Iterable[Program]) -> None:
-        self._by_workload: dict[str, Place] = {}
-        self._by_address: dict[str, Place] = {}
-        places = [Place(endpoint, program) for program in programs for endpoint in program.endpoints.values()]
-        # A container's record can outlive it: of two endpoints of one pod or address, the younger counts.
-        for place in sorted(places, key=lambda p: (p.endpoint.revision, p.endpoint.attachment)):
-            self._by_workload[place.endpoint.workload] = place
-            for address in place.endpoint.addresses:
-                self._by_address[address] = place
+    def __init__(self, programs: Iterable[Program] = ()) -> None:
+        self._programs: dict[str, Program] = {}
+        self._by_workload: dict[str, tuple[Site, ...]] = {}
+        self._by_address: dict[str, tuple[Site, ...]] = {}
+        self.follow({str(number): program for number, program in enumerate(programs)})
+
+    def follow(self, programs: Mapping[str, Program]) -> None:
+        """Look at these programs from now on. Endpoints that are the same objects as before cost nothing."""
+        for key in [key for key in self._programs if key not in programs]:
+            self._move(key, self._programs.pop(key).endpoints, {})
+        for key, program in programs.items():
+            old = self._programs.get(key, EMPTY)
+            self._programs[key] = program
+            if old.endpoints is not program.endpoints:
+                self._move(key, old.endpoints, program.endpoints)
+
+    def _move(self, key: str, old: Mapping[Attachment, CompiledEndpoint],
+              new: Mapping[Attachment, CompiledEndpoint]) -> None:
+        for attachment, endpoint in old.items():
+            if new.get(attachment) is not endpoint:
+                for where, name in self._names(endpoint):
+                    where[name] = tuple(site for site in where[name] if site != (key, attachment))
+                    if not where[name]:
+                        del where[name]
+        for attachment, endpoint in new.items():
+            if old.get(attachment) is not endpoint:
+                for where, name in self._names(endpoint):
+                    where[name] = (*where.get(name, ()), (key, attachment))
+
+    def _names(self, endpoint: CompiledEndpoint) -> list[tuple[dict[str, tuple[Site, ...]], str]]:
+        """What an endpoint is found by, and in which index."""
+        return [(self._by_workload, endpoint.workload),
+                *((self._by_address, address) for address in dict.fromkeys(endpoint.addresses))]
+
+    def _place(self, sites: Iterable[Site]) -> Place | None:
+        """The youngest: a container's record can outlive it."""
+        found = ((self._programs[key], attachment) for key, attachment in sites)
+        places = (Place(program.endpoints[attachment], program) for program, attachment in found)
+        return max(places, default=None, key=lambda place: (place.endpoint.revision, place.endpoint.attachment))
 
     def workload(self, name: str) -> Place | None:
         """The endpoint of a pod (`namespace/name`) or other workload."""
-        return self._by_workload.get(name)
+        return self._place(self._by_workload.get(name, ()))
 
     def address(self, address: str) -> Place | None:
         """The endpoint that has an address."""
-        return self._by_address.get(address)
+        return self._place(self._by_address.get(address, ()))
 
 
 def explain(packet: Packet, sender: Place | None, receiver: Place | None) -> Explanation:

@@ -63,7 +63,7 @@ class Hub:
         self._pending: list[Event] = []
         self._scheduled = False
         self._subscriptions: dict[str, set[Subscription]] = {}
-        self._view: View | None = None
+        self._view = View()
 
     @property
     def missing(self) -> str:
@@ -104,7 +104,6 @@ class Hub:
         self.ready.set()
 
     def _publish(self, updates: dict[str, Update]) -> None:
-        self._view = None
         for kind, count in self._engine.counts().items():
             metrics.STATE.labels(kind).set(count)
         for node, update in updates.items():
@@ -143,8 +142,7 @@ class Hub:
         return self._engine.programs
 
     def view(self) -> View:
-        """The present programs, for explanations."""
+        """The present programs, for explanations; good until the event loop goes on."""
         self.flush()
-        if self._view is None:
-            self._view = View(self._engine.programs.values())
+        self._view.follow(self._engine.programs)
         return self._view
