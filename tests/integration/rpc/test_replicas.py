@@ -113,6 +113,11 @@ async def test_new_certificates_on_both_sides_fail_no_call(
     await going
     for target in services:
         assert await asyncio.to_thread(shown, target, certificates) == theirs.decode()
+    preferred, other = replicas.replicas  # and what is known of replicas is known over the new lines
+    services[preferred.target].freeze()
+    await until(lambda: replicas.pick() is other, "the other is preferred")
+    services[preferred.target].thaw()
+    await until(lambda: replicas.pick() is preferred, "it is preferred again")
 
 
 def shown(target: str, certificates: Certificates) -> str:
