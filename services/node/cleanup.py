@@ -40,7 +40,9 @@ def clean(prefix: str = "") -> list[str]:
         removed += [f"link {link.name} ({link.alias})" for link in ours]
         removed += [f"link {name} (unfinished)" for name in remove_unfinished(connection)]
         if not prefix:
-            removed += ground.clear(connection)
+            with Nftables() as nft:
+                forwarded = guard.remembered(nft)
+            removed += ground.clear(connection, forwarded)
     with Nftables() as nft:
         for table in (names.TABLE, guard.TABLE):
             try:

@@ -52,6 +52,8 @@ class Done:
 
     changed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    forwarded: list[str] = field(default_factory=list)
+    """Links whose packets were not forwarded before, and are now."""
 
 
 def look(connection: Connection, outside: Iterable[IPAddress], own: Iterable[IPAddress],
@@ -152,6 +154,8 @@ def _forward(connection: Connection, device: int, done: Done, *, ipv6: bool) -> 
         return
     if settings.read(connection, f"ipv4/conf/{link.name}/forwarding") != "1":
         connection.request([links.set_link(link.index, inet={"forwarding": 1})])
+        if link.name != DEVICE:
+            done.forwarded.append(link.name)
         done.changed.append(f"let packets of {link.name} be forwarded")
     if ipv6 and settings.read(connection, "ipv6/conf/all/forwarding") != "1":
         try:
@@ -179,8 +183,11 @@ def remove_tunnel(connection: Connection, done: Done) -> None:
         done.changed.append(f"deleted {DEVICE}")
 
 
-def clear(connection: Connection) -> list[str]:
-    """Remove all of it; says what there was. Raises KernelError."""
+def clear(connection: Connection, forwarded: Iterable[str]) -> list[str]:
+    """Remove all of it, and forward no longer what was not before; says what there was. Raises KernelError."""
+    for name in forwarded:
+        if (link := links.get(connection, name)) is not None:
+            connection.request([links.set_link(link.index, inet={"forwarding": 0})])
     done, there = Done(), ways.listing(connection)
     _send(connection, [ways.delete(way) for way in there], done)
     done.changed = []

@@ -21,11 +21,14 @@ from services.node.nft.connection import Nftables
 from services.node.nft.expressions import Part, Rule
 from services.node.nft.messages import Message
 
-__all__ = ["TABLE", "Guard", "Wanted", "chains", "replacement"]
+__all__ = ["TABLE", "Guard", "Wanted", "chains", "remembered", "replacement"]
 
 TABLE = "muslin-nodes"
 LAYOUT = "made by muslin-node: between nodes; layout 1"
 """Comment of the table. One with another is replaced whole."""
+
+FORWARDED = "forwarded-"
+"""Begins the names of chains that stand for links."""
 
 SOURCES, TUNNEL, PODS, MASQUERADE = "sources", "tunnel", "tunnel-of-pods", "masquerade"
 
@@ -160,17 +163,30 @@ def _nodes(wanted: Wanted, version: int, start: int, *, invert: bool = False) ->
             x.Anonymous(_ADDRESS[version], listed, interval=False, invert=invert))
 
 
+def _memory(links: Iterable[str]) -> list[Message]:
+    """Write in the table that links did not forward before: as chains, which nothing enters."""
+    return [m.add_chain(TABLE, FORWARDED + name, "did not forward before; to be put back") for name in sorted(links)]
+
+
+def remembered(nft: Nftables) -> list[str]:
+    """Links that did not forward before; none if there is no table. Raises KernelError."""
+    return [name.removeprefix(FORWARDED) for name in nft.chains(TABLE) if name.startswith(FORWARDED)]
+
+
 class Guard:
     """The table of this host. Blocks."""
 
     def __init__(self, nft: Nftables) -> None:
         self._nft = nft
         self._written: Wanted | None = None
+        self._forwarded: set[str] = set()
         self._there: Mapping[str, Sequence[tuple[int, str]]] = {}
 
     def keep(self, wanted: Wanted) -> bool:
         """See to it that the table is as wanted; whether it had to be written. Raises KernelError, TimedOut."""
         said = self._nft.table_comment(TABLE)
+        if said is not None and self._written is None:
+            self._forwarded.update(remembered(self._nft))
         if said == LAYOUT:
             there = self._read()
             if self._written is None and _comments(there) == {
@@ -180,9 +196,14 @@ class Guard:
             if (wanted, there) == (self._written, self._there):
                 return False
         self._written, self._there = None, {}
-        self._nft.commit(replacement(wanted, anew=said != LAYOUT))
+        self._nft.commit([*replacement(wanted, anew=said != LAYOUT), *_memory(self._forwarded)])
         self._written, self._there = wanted, self._read()
         return True
+
+    def remember(self, links: Sequence[str]) -> None:
+        """Links did not forward before. Raises KernelError."""
+        self._forwarded.update(links)
+        self._nft.commit(_memory(links))
 
     def _read(self) -> dict[str, list[tuple[int, str]]]:
         """The rules that are there: a rule can not be changed, only be replaced by one with another handle."""

@@ -136,6 +136,7 @@ class Across:
         done = ground.apply(connection, own, wanted, vni=self._settings.vni, port=self._settings.port,
                             mtu=self._uplink.whole(connection) or 1500,
                             uplinks=underlay.uplinks if guard.masquerade else ())
+        self._guard.remember(done.forwarded)
         if written:
             done.changed.append("wrote the table that guards them")
         return done

@@ -290,6 +290,7 @@ async def test_cleaning_up_leaves_nothing(up: Cluster) -> None:
     """And whoever starts again makes it anew."""
     await up.set_pool("default", encapsulation="vxlan")
     node = up.nodes["n1"]
+    assert node.run("cat", "/proc/sys/net/ipv4/conf/eth0/forwarding") == "1\n"
     await node.stop()
     done = await asyncio.create_subprocess_exec("nsenter", f"--net={node.netns}", sys.executable, "-m",
                                                 "services.node.cleanup", stdout=asyncio.subprocess.PIPE)
@@ -299,5 +300,6 @@ async def test_cleaning_up_leaves_nothing(up: Cluster) -> None:
     assert not node.ways() | node.ways(6)
     assert "vxlan.muslin" not in links(node.netns)
     assert "muslin" not in node.run("nft", "list", "tables")
+    assert node.run("cat", "/proc/sys/net/ipv4/conf/eth0/forwarding") == "0\n"
     await node.start()
     await until(lambda: "vxlan.muslin" in links(node.netns), "nothing is made anew")
