@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from muslin.errors import Compacted, TimedOut, Unavailable
+from muslin.errors import Compacted, MuslinError, TimedOut, Unavailable
 from muslin.etcd.backoff import Backoff
 from muslin.etcd.client import Etcd
 from muslin.etcd.values import Event, KeyValue, Kind, Snapshot
@@ -22,6 +22,11 @@ from muslin.etcd.watch import Watch
 __all__ = ["Change", "Callback", "Mirror", "difference", "effect"]
 
 log = logging.getLogger(__name__)
+
+PULSE = 2.0
+"""Seconds between two questions to a store that may merely have nothing to tell."""
+PULSE_SECONDS = 3.0
+"""Patience with the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,12 @@ class Mirror:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._watch: Watch | None = None
         self._trouble = "not listed yet"
+        self._silence = ""
 
     @property
     def trouble(self) -> str:
         """Why the items may be out of date; empty if nothing speaks for it."""
-        return self._watch.trouble if self._watch else self._trouble
+        return (self._watch.trouble or self._silence) if self._watch else self._trouble
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
         """Have `callback(changes, revision)` called for each batch from now on; the result ends that.
@@ -125,10 +131,36 @@ class Mirror:
         Etcd being away is waited out. Raises what etcd forbids (Denied), and Unavailable or Cancelled once the client
         is closed.
         """
+        pulse = asyncio.create_task(self._feel(), name=f"pulse of {self._prefix}")
+        try:
+            await self._follow()
+        finally:
+            pulse.cancel()
+            await asyncio.gather(pulse, return_exceptions=True)
+
+    async def _feel(self) -> None:
+        """Ask for something now and then: a watch that is silent may have nothing to tell, or be cut off.
+
+        Its own pings tell after nine seconds; who relies on the items should know earlier.
+        """
+        while True:
+            await asyncio.sleep(PULSE)
+            if self._watch is None:
+                continue  # that it does not follow is known
+            before = self.revision, self.relists
+            try:
+                await self._etcd.get(self._prefix, timeout=PULSE_SECONDS)
+                self._silence = ""
+            except MuslinError as error:
+                if (self.revision, self.relists) == before:  # else it has been heard of since
+                    self._silence = error.message
+
+    async def _follow(self) -> None:
         backoff, yielded = Backoff(), 0
         while True:
             snapshot = await self._list()
             self.relists += 1
+            self._silence = ""
             self._commit(difference(self._items, snapshot), snapshot.revision)
             self.ready.set()
             try:
@@ -167,6 +199,7 @@ class Mirror:
             else:
                 self._items[change.key] = change.new
         self.revision = revision
+        self._silence = ""
         if changes:
             for callback in tuple(self._callbacks):
                 callback(changes, revision)

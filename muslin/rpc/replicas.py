@@ -3,7 +3,8 @@
 gRPC's own balancing spreads calls over all addresses. Ours keeps a caller with one replica, as long as that serves:
 two ipam replicas that assign for one node at once would only get in each other's way. Callers differ in which replica
 they prefer, so that they spread. A replica is left when its connection is lost, a ping is not answered, or it says of
-itself that it does not serve; calls and streams that come after that go to another.
+itself that it does not serve; calls and streams that come after that go to another. Streams that are open on one that
+does not serve are ended (UNAVAILABLE) if another serves: it may have lost the way to its store, and tells nothing new.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from muslin.rpc import tls
+from muslin.rpc.moving import MovingCall
 from muslin.tasks import TaskSet
 from muslin.tls import Certificates, Material
 
@@ -38,6 +40,7 @@ _CONNECT = 3.0
 _LOOK = 1.0
 """Seconds between looks at the certificate's files."""
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+_STREAMS = ("unary_stream", "stream_stream")
 
 
 class _Line:
@@ -95,6 +98,7 @@ class Replica:
         self.target, self._place, self._certificates, self._dial = target, place, certificates, dial
         self.state = _LOST
         self.line = self._new(certificates.load())
+        self._streams: set[MovingCall] = set()
 
     def _new(self, material: Material) -> _Line:
         return _Line(self._dial(self.target, tls.channel_credentials(material)), material)
@@ -108,6 +112,25 @@ class Replica:
     def rank(self) -> tuple[int, int]:
         """The best is the least."""
         return self.state, self._place
+
+    def stream(self, call: Any) -> MovingCall:
+        """A call that is a stream, so that it can be moved."""
+        moving = MovingCall(call)
+        self._streams.add(moving)
+        call.add_done_callback(lambda _: self._streams.discard(moving))
+        return moving
+
+    def leave(self) -> None:
+        """End the streams that are open here."""
+        if self._streams:
+            log.info("replica %s: %d streams go to another", self.target, len(self._streams))
+        for moving in tuple(self._streams):
+            moving.move()
+
+    @property
+    def unready(self) -> bool:
+        """Whether it is there, and says that it does not serve."""
+        return self.state == _UNREADY
 
     @property
     def serves(self) -> bool:
@@ -184,6 +207,7 @@ class Replicas:
         """For who holds something that delegates to this, and wants to choose by itself."""
         self._tasks = TaskSet()
         self._changed = asyncio.Event()
+        self._tasks.spawn("leave replicas", self._leave())
         for replica in self.replicas:
             self._tasks.spawn(f"replica {replica.target}", replica.follow(self._changed))
             self._tasks.spawn(f"certificate for {replica.target}", replica.renew(self._tasks, self._changed))
@@ -202,8 +226,22 @@ class Replicas:
             raise AttributeError(kind)
 
         def make(*arguments: Any, **named: Any) -> Callable[..., Any]:
-            return lambda *a, **n: self._best.line.method(kind, arguments, named)(*a, **n)
+            def ask(*a: Any, **n: Any) -> Any:
+                best = self._best
+                call = best.line.method(kind, arguments, named)(*a, **n)
+                return best.stream(call) if kind in _STREAMS else call
+            return ask
         return make
+
+    async def _leave(self) -> None:
+        """Have no stream on a replica that does not serve while another does."""
+        while True:
+            if self._best.serves:
+                for replica in self.replicas:
+                    if replica.unready:
+                        replica.leave()
+            self._changed.clear()
+            await self._changed.wait()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """That of the best; they connect by themselves."""

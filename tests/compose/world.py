@@ -140,8 +140,7 @@ class World:
         return address
 
     async def _send(self, on: Machine, container: str) -> None:
-        targets = [address for pod, address in self.servers.items() if pod.endswith(on.name)]
-        await on.ask("send", pod=container, container=container, targets=targets, port=PORT)
+        await on.ask("send", pod=container, container=container, targets=list(self.servers.values()), port=PORT)
 
     def begin(self) -> None:
         """Let pods come and go, on every node."""

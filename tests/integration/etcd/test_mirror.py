@@ -137,6 +137,24 @@ async def test_it_waits_for_a_server_that_is_not_there_yet(server: EtcdServer, p
             assert mirror.trouble == ""
 
 
+async def test_silence_is_told_from_having_nothing_to_tell(server: EtcdServer, prefix: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the watch's own pings are missed: who relies on the items goes where they are newer."""
+    monkeypatch.setattr("muslin.etcd.mirror.PULSE", 0.1)
+    monkeypatch.setattr("muslin.etcd.mirror.PULSE_SECONDS", 0.3)
+    async with Etcd([server.endpoint], timeout=1) as etcd:
+        mirror = Mirror(etcd, prefix)
+        async with running(mirror):
+            await asyncio.wait_for(mirror.ready.wait(), 5)
+            server.freeze()
+            try:
+                await until(lambda: mirror.trouble)
+            finally:
+                server.thaw()
+            await until(lambda: not mirror.trouble)
+            assert mirror.relists == 1, "it was heard of again, and had missed nothing"
+
+
 async def test_after_compaction_it_tells_exactly_the_difference(server: EtcdServer, prefix: str) -> None:
     async with (Line(server.endpoint) as line, Etcd([line.endpoint], timeout=1) as etcd,
                 Etcd([server.endpoint]) as direct):

@@ -264,6 +264,34 @@ async def test_connections_that_a_server_ends_for_their_age_fail_no_call(tmp_pat
     await one.server.stop(None)
 
 
+async def _statuses(channel: Replicas) -> AsyncIterator[int]:
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch", health_pb2.HealthCheckRequest.SerializeToString,
+                                 health_pb2.HealthCheckResponse.FromString)
+    async for answer in watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE):
+        yield answer.status
+
+
+async def test_a_stream_leaves_a_replica_that_does_not_serve_for_one_that_does(
+        fakes: tuple[list[Fake], Tunnels, Replicas]) -> None:
+    """It ends as if its server were gone. Where nobody serves it stays: it is as good as any."""
+    servers, _, replicas = fakes
+    first, second = servers
+    stream = _statuses(replicas)
+    assert await anext(stream) == health_pb2.HealthCheckResponse.SERVING
+    await first.serving(False)
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        [status async for status in stream]
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    stream = _statuses(replicas)
+    assert await anext(stream) == health_pb2.HealthCheckResponse.SERVING, "it is the other's"
+    await second.serving(False)
+    assert await anext(stream) == health_pb2.HealthCheckResponse.NOT_SERVING
+    await until(lambda: not replicas.replicas[1].serves, "it is known")
+    await second.serving(True)
+    assert await anext(stream) == health_pb2.HealthCheckResponse.SERVING
+    await stream.aclose()  # type: ignore[attr-defined]  # a generator
+
+
 async def test_callers_spread_over_replicas(tmp_path: Path, own: None) -> None:
     """Each prefers one, always the same; all together prefer all."""
     targets = ["ipam1:7001", "ipam2:7001", "ipam3:7001"]
