@@ -26,7 +26,7 @@ from bench.support import policy_shapes as shapes
 from bench.support.figures import quantiles
 from bench.support.policy_kernel import Kernel, kernel
 from bench.support.policy_shapes import Shape
-from bench.support.processes import peak
+from bench.support.processes import peak, tree_cpu
 from muslin import rpc
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
@@ -265,7 +265,8 @@ class Enforced:
 async def measured(shape: Shape, tries: int, enforced: Kernel | None) -> dict[str, object]:
     """The figures of one shape."""
     async with cluster(shape) as made:
-        result: dict[str, object] = {"load_s": await made.load(), "loaded_mb": peak(made.service.pid)}
+        result: dict[str, object] = {"load_s": await made.load(), "load_cpu_s": tree_cpu(made.service.pid),
+                                     "loaded_mb": peak(made.service.pid)}
         first = Enforced(enforced, made.first.raw) if enforced else None
         if first:
             result["kernel_first_s"] = first.seconds

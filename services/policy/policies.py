@@ -87,12 +87,14 @@ class Policies(policy_pb2_grpc.PoliciesServicer):
         """
         self._replica.check_compiled()
         sources, streams, programs = self._replica.sources, self._replica.streams, self._replica.hub.programs
-        places = status.where(programs, streams)
+        # Before the rest, which takes its time: what is said to be enforced must be so at this revision.
+        revision, listed = self._replica.mirror.revision, sources.policies()
+        places = await status.where_by_and_by(programs, streams)
         return policy_pb2.GetStatusResponse(
             nodes=[wire.node_status(*node) for node in status.nodes(programs, streams)],
             policies=[wire.policy_status(item, _ref(item.ref), _conditions((item.ref, c) for c in item.conditions),
-                                         places.get(item.policy, status.NOWHERE)) for item in sources.policies()],
-            revision=self._replica.mirror.revision)
+                                         places.get(item.policy, status.NOWHERE)) for item in listed],
+            revision=revision)
 
 
 def checked(objects: Iterable[policy_pb2.Object],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.policy.events import EndpointGone, EndpointPut
 from services.policy.hub import Hub
 from services.policy.program import EMPTY, Program, apply
-from services.policy.status import Where, nodes, where
+from services.policy.status import Where, nodes, where, where_by_and_by
 from services.policy.streams import KEPT_NODES, KEPT_SECONDS, Stream, Streams
 from tests.unit.policy.cluster import Pod, namespace, network_policy, put
 
@@ -192,6 +192,7 @@ async def test_a_policy_is_enforced_where_it_was_acknowledged_as_it_is_now() -> 
     key = "default/knp.default.x.p"
     one = streams.open("n1")
     assert where(hub.programs, streams)[key] == Where((), ("n1", "n2"))
+    assert await where_by_and_by(hub.programs, streams) == where(hub.programs, streams)
     one.next()
     assert where(hub.programs, streams)[key] == Where((), ("n1", "n2"))
     one.acknowledge(1)
