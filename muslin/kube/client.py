@@ -50,6 +50,8 @@ class Pace:
     """Credentials are not older."""
     pause: float = 8.0
     """Between attempts, at most: a server that is back is not left alone for long."""
+    absent: float = 60.0
+    """Between looks for a kind that need not be there, and is not."""
 
 
 @dataclass(frozen=True, slots=True)

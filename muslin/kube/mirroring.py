@@ -2,8 +2,8 @@
 
 It is the difference of two states that is written, so it does not matter how either came about: when a term begins,
 everything is compared, and what has vanished meanwhile is deleted; after that what changes on either side is. Only
-records that are marked as the API server's are deleted. Nothing is written before all kinds were listed: half a state
-could open what the other half shuts.
+records that are marked as the API server's are deleted, and only of kinds that were listed. Nothing is written before
+all kinds were that must be there: half a state could open what the other half shuts.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Target(Protocol[Stored]):
     async def begin(self, term: Term) -> None:
         """Wait until what is read here is as new as the term. Raises MuslinError if it does not become so."""
 
-    def ours(self) -> Iterable[str]:
-        """Keys of the records that are marked as the API server's."""
+    def ours(self) -> Iterable[tuple[Kind[Any], str]]:
+        """Kinds and keys of the records that are marked as the API server's."""
 
     def differs(self, key: str, record: Stored | None) -> bool:
         """Whether what is stored is something else; without a record, whether there is one that is marked."""
@@ -100,8 +100,9 @@ class Mirroring(Generic[R]):
         await wanted.complete.wait()
         backoff, swept = Backoff(0.1, 5.0), 0.0
         while True:
-            if time.monotonic() - swept >= _SWEEP or not swept:
-                wanted.mark([*wanted.records, *self._target.ours()])
+            if time.monotonic() - swept >= _SWEEP or not swept or wanted.late:
+                wanted.late = False
+                wanted.mark([*wanted.records, *(key for kind, key in self._target.ours() if wanted.knows(kind))])
                 swept = time.monotonic()
             todo = {key: record for key in wanted.marked()
                     if self._target.differs(key, record := wanted.records.get(key))}

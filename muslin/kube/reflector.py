@@ -13,7 +13,7 @@ import logging
 import time
 from typing import Generic, Protocol, TypeVar
 
-from muslin.errors import Compacted, Corrupt, MuslinError, NotFound
+from muslin.errors import Compacted, Corrupt, Denied, MuslinError, NotFound
 from muslin.etcd.backoff import Backoff
 from muslin.kube import metrics
 from muslin.kube.client import Client, Listing
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Resource)
 
-_ABSENT = 60.0
-"""Seconds between looks for a kind that the server does not serve."""
 _SHORT = 1.0
 """Seconds; a watch that ends earlier, and without an event, is followed by a pause, as if it had failed."""
 
@@ -45,6 +43,9 @@ class Sink(Protocol[T]):
     def gone(self, name: Name) -> None:
         """An object was deleted."""
 
+    def excused(self) -> None:
+        """Of a kind that need not be there nothing is known, and it is not to be waited for."""
+
 
 class Reflector(Generic[T]):
     """Follows a kind; `run()` does it, in a task of the owner's. While the server is away the last state stays."""
@@ -58,6 +59,7 @@ class Reflector(Generic[T]):
         """How many there were."""
         self.trouble = f"{kind}: not listed yet"
         """Why what was told may be old; empty if nothing speaks for it."""
+        self._absent = 0  # how often in a row the kind was not there
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -72,14 +74,12 @@ class Reflector(Generic[T]):
     def _after(self, problem: MuslinError) -> float:
         """Seconds to wait after a failure, which the log gets to know once."""
         absent = isinstance(problem, NotFound)
+        self._absent = self._absent + 1 if absent else 0
         if absent or isinstance(problem, Compacted | Corrupt):
             self.version = ""
         trouble = f"{self._kind}: {problem.message}"
-        if absent and self._kind.optional:
-            log.debug("%s", trouble)
-            self._sink.listed(Listing([], ""))
-            self._well()
-            return _ABSENT
+        if self._kind.optional and isinstance(problem, NotFound | Denied):
+            return self._without(trouble)
         if absent:
             trouble = f"{self._kind}: the API server does not serve this kind in this version: {problem.message}"
         if trouble != self.trouble:
@@ -89,10 +89,27 @@ class Reflector(Generic[T]):
         asked = problem.seconds if isinstance(problem, Busy) else 0.0
         return max(self._backoff.next(), asked)
 
+    def _without(self, trouble: str) -> float:
+        """A kind that need not be there is not, or may not be read; seconds until the next look.
+
+        A server that has just been started does not know yet which such kinds it has: they are gone when it says so
+        twice, and until then, or if they may not be read, what is known of them stays.
+        """
+        if trouble != self.trouble:
+            (log.debug if self._absent else log.warning)("%s", trouble)
+        self.trouble = trouble
+        if self._absent > 1:
+            self._sink.listed(Listing([], ""))
+            self._well()
+        else:
+            self._sink.excused()
+        return self._client.pace.absent
+
     async def _list(self) -> None:
         listing = await self._client.list(self._kind)
         self._sink.listed(listing)
         self.version = listing.version
+        self._absent = 0
         self.lists += 1
         metrics.LISTS.labels(str(self._kind)).inc()
         self._well()

@@ -37,17 +37,32 @@ class Wanted(Generic[R]):
         self.records: Mapping[str, R] = MappingProxyType(self._records)
         """By key; live."""
         self._of: dict[Kind[Any], set[str]] = {kind: set() for kind in kinds}
-        self._unlisted = set(self._of)
+        self._unlisted, self._excused = set(self._of), set[Kind[Any]]()
         self.complete = asyncio.Event()
-        """Set once all kinds were listed: only then is what is not there known to be gone."""
+        """Set once all kinds that are not excused were listed: before that, half a state is known."""
+        self.late = False
+        """Whether one that was excused has been listed since: then what is gone of it is to be looked for."""
         self._changed: set[str] = set()
         self.moved = asyncio.Event()
         """Set while something is marked."""
 
     @property
     def missing(self) -> list[str]:
-        """Kinds that were not listed yet."""
-        return sorted(map(str, self._unlisted))
+        """Kinds that were not listed yet, and are waited for."""
+        return sorted(map(str, self._unlisted - self._excused))
+
+    def knows(self, kind: Kind[Any]) -> bool:
+        """Whether a kind was listed: what is not there of it is gone."""
+        return kind not in self._unlisted
+
+    def excuse(self, kind: Kind[Any]) -> None:
+        """Do not wait for a kind, of which nothing is known."""
+        self._excused.add(kind)
+        self._look()
+
+    def _look(self) -> None:
+        if not self.missing:
+            self.complete.set()
 
     def sink(self, kind: Kind[Any]) -> Sink[Any]:
         """Who is to be told of a kind's objects."""
@@ -73,9 +88,11 @@ class Wanted(Generic[R]):
             self.put(kind, item)
         for key in self._of[kind] - named:
             self._drop(kind, key)
+        if kind in self._unlisted and self.complete.is_set():
+            self.late = True
+            self.moved.set()
         self._unlisted.discard(kind)
-        if not self._unlisted:
-            self.complete.set()
+        self._look()
 
     def put(self, kind: Kind[Any], item: Resource) -> None:
         """An object was made or changed."""
@@ -113,3 +130,6 @@ class _Sink:
 
     def gone(self, name: Name) -> None:
         self._wanted.gone(self._kind, name)
+
+    def excused(self) -> None:
+        self._wanted.excuse(self._kind)

@@ -28,6 +28,8 @@ __all__ = ["KINDS", "Source", "converted", "key_of", "pod_of"]
 KINDS: tuple[Kind[Any], ...] = (kinds.NODES, kinds.NAMESPACES, kinds.PODS)
 """What the inventory consists of."""
 
+_PREFIXES = ((keys.NODES, kinds.NODES), (keys.NAMESPACES, kinds.NAMESPACES), (keys.PODS, kinds.PODS))
+
 _ANNOTATIONS = ("cni.projectcalico.org/", "muslin.dev/", "kubernetes.io/ingress-bandwidth",
                 "kubernetes.io/egress-bandwidth")
 """How the annotations begin that somebody here reads. Others may be long, and change often."""
@@ -85,9 +87,10 @@ class Source:
         """Wait until the mirror is as new as the term."""
         await self._store.reached(term.revision, _PATIENCE)
 
-    def ours(self) -> Iterable[str]:
-        """Keys of the records that an API server had."""
-        return [key for key, item in self._mirror.items.items() if _marked(item)]
+    def ours(self) -> Iterable[tuple[Kind[Any], str]]:
+        """Kinds and keys of the records that an API server had."""
+        return [(kind, key) for prefix, kind in _PREFIXES for key, item in self._mirror.items.items()
+                if key.startswith(prefix) and _marked(item)]
 
     def differs(self, key: str, record: Listed | None) -> bool:
         """Whether the store has something else at a key."""

@@ -97,10 +97,10 @@ class Source:
         """Wait until the mirror is as new as the term."""
         await self._mirror.reached(term.revision, _PATIENCE)
 
-    def ours(self) -> Iterable[str]:
-        """Keys of the objects that an API server had."""
-        return [key for key, item in self._mirror.items.items()
-                if key.startswith(keys.POLICY_OBJECTS) and _marked(item)]
+    def ours(self) -> Iterable[tuple[Kind[Any], str]]:
+        """Kinds and keys of the objects that an API server had."""
+        return [(kind, key) for kind in KINDS for key, item in self._mirror.items.items()
+                if key.startswith(keys.policy_objects(_named(kind))) and _marked(item)]
 
     def differs(self, key: str, record: Object | None) -> bool:
         """Whether the store has something else at a key."""

@@ -119,7 +119,7 @@ async def test_what_vanished_meanwhile_is_forgotten_and_what_was_told_stays(
         return len(await known(client)) == 3
 
     await until(all_known)
-    service.kill()
+    assert service.terminate() == 0
     await api.delete(PODS, "goes", "prod")
     await api.forget()
     service.launch()

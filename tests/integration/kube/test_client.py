@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from muslin.errors import Compacted, Corrupt, Denied, InvalidArgument, TimedOut, Unauthenticated, Unavailable
+from muslin.errors import (
+    Compacted,
+    Corrupt,
+    Denied,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
 from muslin.kube import kinds, kubeconfig
 from muslin.kube.access import Access, in_cluster
 from muslin.kube.client import Client, Pace
@@ -182,6 +192,16 @@ async def test_in_a_pod(server: ApiServer, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InvalidArgument, match="service account of this pod: the authority's certificate can not be"):
         await client.list(kinds.PODS)
     await client.aclose()
+
+
+def test_outside_a_pod_it_says_what_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(FailedPrecondition, match=r"KUBERNETES_SERVICE_PORT are not set, .* outside one use --kube"):
+        in_cluster(tmp_path)()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    with pytest.raises(NotFound, match=r"--kubernetes in-cluster: .*ca\.crt does not exist"):
+        in_cluster(tmp_path)()
 
 
 # Encrypted

@@ -113,7 +113,7 @@ async def test_what_vanished_meanwhile_is_deleted_and_what_is_applied_by_hand_st
     await api.put(POLICIES, "goes", "shop", spec=DENY)
     await until(client, lambda there: len(there) == 2)
     await client.policies.Apply(policy_pb2.ApplyRequest(objects=[hand_applied("mine")]), timeout=30)
-    service.kill()
+    assert service.terminate() == 0
     await api.delete(POLICIES, "goes", "shop")
     await api.forget()
     service.launch()
@@ -140,7 +140,7 @@ async def test_an_api_server_that_is_away_changes_nothing(api: ApiServer, servic
     await api.put(POLICIES, "deny", "shop", spec=DENY)
     await until(client, lambda there: len(there) == 1)
     await api.down()
-    service.kill()
+    assert service.terminate() == 0
     service.launch()
     await asyncio.to_thread(service.wait)
     assert set(await objects(client)) == {"NetworkPolicy/shop/deny"}
@@ -201,13 +201,30 @@ async def test_objects_of_calico_as_soon_as_there_are_such(api: ApiServer, etcd:
                           "GlobalNetworkPolicy//security.b"}
 
 
+async def test_what_may_not_be_read_any_longer_stays(
+        api: ApiServer, etcd: EtcdServer, tmp_path: Path, endpoint_server: EndpointServer) -> None:
+    """Of kinds that need not be there: a role that lost a line must not open what those policies shut."""
+    api.kinds.update(CALICO)
+    everywhere = "/apis/crd.projectcalico.org/v1/globalnetworkpolicies"
+    await api.put(everywhere, "shut", spec={"selector": "all()", "types": ["Ingress"]})
+    async with running(process(etcd, endpoint_server, api.kubeconfig(tmp_path / "config"))) as (service, client):
+        await until(client, lambda there: len(there) == 1)
+        assert service.terminate() == 0
+        api.forbidden.add(everywhere)
+        await api.put(POLICIES, "new", "shop", spec=DENY)
+        service.launch()
+        await asyncio.to_thread(service.wait)
+        found = await until(client, lambda there: "NetworkPolicy/shop/new" in there)
+        assert "GlobalNetworkPolicy//shut" in found
+
+
 async def test_of_two_processes_one_writes_and_the_other_takes_over(
         api: ApiServer, etcd: EtcdServer, tmp_path: Path, endpoint_server: EndpointServer, service: Service,
         client: Client) -> None:
     await api.put(POLICIES, "first", "shop", spec=DENY)
     await until(client, lambda there: len(there) == 1)
     async with running(process(etcd, endpoint_server, api.kubeconfig(tmp_path / "config"))) as (_, second):
-        assert service.terminate() == 0
+        service.kill()  # so its lease has to end first
         await api.put(POLICIES, "second", "shop", spec=DENY)
         await until(second, lambda there: len(there) == 2)
 

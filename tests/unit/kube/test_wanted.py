@@ -49,6 +49,18 @@ def test_all_kinds_make_it_complete() -> None:
     assert not wanted.moved.is_set()
 
 
+def test_a_kind_that_is_excused_is_not_waited_for_and_nothing_of_it_is_known() -> None:
+    """Until it is listed after all: then what is gone of it is to be looked for."""
+    wanted = made()
+    wanted.sink(KINDS[1]).excused()
+    assert not wanted.complete.is_set()
+    wanted.sink(KINDS[0]).listed(Listing([], "1"))
+    assert wanted.complete.is_set()
+    assert (wanted.knows(KINDS[0]), wanted.knows(KINDS[1]), wanted.late) == (True, False, False)
+    wanted.sink(KINDS[1]).listed(Listing([], "1"))
+    assert (wanted.knows(KINDS[1]), wanted.late, wanted.moved.is_set()) == (True, True, True)
+
+
 def test_what_is_as_it_was_is_not_marked() -> None:
     wanted = made()
     wanted.put(KINDS[0], item("a", "1"))
