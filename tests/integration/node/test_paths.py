@@ -72,8 +72,8 @@ def outside(made: World) -> Path:
 
 def closed(made: World, *, a: tuple[Rule, ...] | None = None, b: tuple[Rule, ...] | None = None) -> None:
     """Egress of pod a and ingress of pod b, by these rules; None: not isolated."""
-    policies = [Policy(name, name, **{direction: rules}) for name, direction, rules in (
-        ("t/a", "egress", a), ("t/b", "ingress", b)) if rules is not None]
+    policies = ([] if a is None else [Policy("t/a", "t/a", egress=a)]) + (
+        [] if b is None else [Policy("t/b", "t/b", ingress=b)])
     made.enforce(made.pods["a"].endpoint(egress=[["t/a"]] if a is not None else []),
                  made.pods["b"].endpoint(ingress=[["t/b"]] if b is not None else []), policies=policies)
 

@@ -57,7 +57,8 @@ class Chance:
             ports=pick(((), (), ((80, 80),), ((81, 500),), ((80, 80), (440, 450)))), path="spec.x[0]")
 
     def policy(self, name: str) -> Policy:
-        return Policy(name, name, *(tuple(self.rule() for _ in range(self._random.randint(0, 4))) for _ in range(2)))
+        ingress, egress = (tuple(self.rule() for _ in range(self._random.randint(0, 4))) for _ in range(2))
+        return Policy(name, name, ingress=ingress, egress=egress)
 
     def endpoint(self, pod: Pod) -> Endpoint:
         def tiers() -> list[list[str]]:
