@@ -8,6 +8,7 @@ of the past sends.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -78,7 +79,7 @@ class Election:
 
     async def _won(self, lease: Lease) -> Term | None:
         """The term, if the place was free."""
-        result = await self._etcd.txn([absent(self._key)], [Put(self._key, self._name.encode(), lease.id)])
+        result = await self._etcd.txn([absent(self._key)], [Put(self._key, json.dumps(self._name).encode(), lease.id)])
         return Term(self._key, result.revision) if result.succeeded else None
 
     async def _resign(self, lease: Lease) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 from aiohttp import web
 
+from muslin import netns
+
 Object = dict[str, Any]
 Address = tuple[str, str, str]
 """Path of the kind, namespace and name."""
@@ -40,7 +42,8 @@ CALICO = {
 class ApiServer:
     """Use as an asynchronous context manager; listens on `url`, on the same port after `down()` and `up()`."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, namespace: Path | None = None) -> None:
+        """`namespace` is the network namespace to listen in, on its loopback."""
         self.kinds = dict(KINDS)
         self.version = 1000
         self.tokens: set[str] = set()
@@ -70,13 +73,12 @@ class ApiServer:
         self._changed = asyncio.Condition()
         self._raw: dict[str, list[bytes]] = defaultdict(list)
         self._epoch = 0
+        self._namespace = namespace
         # Bound and never listened on: the port stays ours while the server is down.
-        self._place = socket.socket()
+        self._place = self._bound(0)
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> ApiServer:
-        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._place.bind(("127.0.0.1", 0))
         await self.up()
         return self
 
@@ -95,8 +97,14 @@ class ApiServer:
         application.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        port = self._place.getsockname()[1]
-        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls, reuse_port=True).start()
+        await web.SockSite(self._runner, self._bound(self._place.getsockname()[1]), ssl_context=self._tls).start()
+
+    def _bound(self, port: int) -> socket.socket:
+        made = netns.open_socket(self._namespace, socket.AF_INET, socket.SOCK_STREAM
+                                 ) if self._namespace else socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(("127.0.0.1", port))
+        return made
 
     async def down(self) -> None:
         """End all connections, and take no new ones."""

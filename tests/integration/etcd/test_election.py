@@ -53,7 +53,7 @@ async def test_the_next_one_leads_as_soon_as_the_first_goes(etcd: Etcd, prefix: 
         async with standing(Candidate(etcd, key, "a", ttl=600)) as waiting:
             held = await etcd.get(key)
             assert held is not None
-            assert (held.value, held.mod_revision) == (b"b", first.revision)
+            assert (held.value, held.mod_revision) == (b'"b"', first.revision)
             assert waiting.terms.empty()
             assert not waiting.election.leading
             assert await etcd.delete(key)  # which is what its lease's end does: nobody waits for 600 s

@@ -74,14 +74,25 @@ async def test_one_object_and_none(server: ApiServer, client: Client) -> None:
 
 
 async def test_a_watch_tells_what_changes_and_ends_when_it_was_asked_to(server: ApiServer) -> None:
-    client = Client(lambda: Access(server.url, "the test"), Pace(watch=1.0))
+    client = Client(lambda: Access(server.url, "the test"))
     seen: list[Event[Any]] = []
+    complete = asyncio.Event()
+
+    def take(event: Event[Any]) -> None:
+        seen.append(event)
+        if event.type == "DELETED":
+            complete.set()
+
     version = str(server.version)
     await server.put(PODS, "a", "default")
     await server.put(PODS, "a", "default", metadata={"labels": {"x": "y"}})
     await server.bookmark(PODS)
     await server.delete(PODS, "a", "default")
-    await client.watch(kinds.PODS, version, seen.append)
+    watch = asyncio.create_task(client.watch(kinds.PODS, version, take))
+    async with asyncio.timeout(60):
+        await complete.wait()
+        await server.end_watches()
+        await watch
     assert [event.type for event in seen] == ["ADDED", "MODIFIED", "BOOKMARK", "DELETED"]
     assert [event.object is not None for event in seen] == [True, True, False, True]
     assert seen[-1].version == str(server.version)
