@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape
 
 __all__ = ["plot"]
 
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 220, 40, 48
+WIDTH, HEIGHT = 780, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 240, 40, 48
 """Pixels around the plot."""
 _COLOURS = ("#1a7f5a", "#0969da", "#8250df", "#bf3989", "#bc4c00", "#57606a")
 _STYLE = """\

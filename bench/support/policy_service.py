@@ -212,16 +212,18 @@ def changes(made: Cluster) -> dict[str, Callable[[int], tuple[Step, Step]]]:
     return {"pod": pod, "label": label, "policy": policy}
 
 
-async def timed(made: Cluster, steps: Iterable[Step], then: Callable[[bytes], None]) -> list[tuple[float, float]]:
-    """Seconds from each step's beginning to the first node's message, and to the end of `then` with its bytes."""
+async def timed(made: Cluster, steps: Iterable[Step], then: Callable[[bytes], None],
+                ) -> list[tuple[float, float, float]]:
+    """Seconds from each step to the first node's message, and to the end of `then` with it, and of CPU that it takes."""
     found = []
     for step in steps:
         made.first.news.clear()
         began = time.perf_counter()
         asked = asyncio.ensure_future(step())
         arrived = await made.first.next()
+        cpu = time.process_time()
         then(made.first.raw)
-        found.append((arrived - began, time.perf_counter() - began))
+        found.append((arrived - began, time.perf_counter() - began, time.process_time() - cpu))
         await asked
     return found
 
@@ -273,9 +275,10 @@ async def measured(shape: Shape, tries: int, enforced: Kernel | None) -> dict[st
         for kind, make in changes(made).items():
             times = await timed(made, (step for number in range(tries) for step in make(number)),
                                 first.take if first else lambda _: None)
-            result[kind] = quantiles([sent for sent, _ in times])
+            sent, done, cpu = zip(*times, strict=True)
+            result[kind] = quantiles(sent)
             if first:
-                result[f"{kind} in the kernel"] = quantiles([done for _, done in times])
+                result[f"{kind} in the kernel"] = {**quantiles(done), "cpu": quantiles(cpu)}
         if not first:
             result["everywhere"] = await everywhere(made, tries)
         result["memory_mb"] = peak(made.service.pid)

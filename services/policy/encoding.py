@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from muslin.api.policy.v1 import policy_pb2
 from services.policy import wire
 from services.policy.program import CompiledPolicy, Group, GroupChange, Update
 
@@ -52,12 +53,19 @@ class Encoder:
 
     def response(self, update: Update, revision: int, *, snapshot: bool, resume: str) -> bytes:
         """The SubscribeResponse of an update."""
-        rest = replace(update, groups=(), group_changes=(), policies=())
         return b"".join([
-            wire.subscribe_response(rest, revision, snapshot=snapshot, resume=resume).SerializeToString(),
+            _rest(update, revision, snapshot=snapshot, resume=resume).SerializeToString(),
             *(_bytes(self._groups, group, _group) for group in update.groups),
             *(_bytes(self._changes, change, _change) for change in update.group_changes),
             *(_bytes(self._policies, policy, _policy) for policy in update.policies)])
+
+
+def _rest(update: Update, revision: int, *, snapshot: bool, resume: str) -> policy_pb2.SubscribeResponse:
+    """The message without what is shared."""
+    if not (update.endpoints or update.removed_endpoints or update.removed_policies or update.removed_groups):
+        return policy_pb2.SubscribeResponse(revision=revision, snapshot=snapshot, resume=resume)
+    rest = replace(update, groups=(), group_changes=(), policies=())
+    return wire.subscribe_response(rest, revision, snapshot=snapshot, resume=resume)
 
 
 def _bytes(kept: Kept[Part], part: Part, alone: Callable[[Part], Update]) -> bytes:
