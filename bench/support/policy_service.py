@@ -214,7 +214,7 @@ def changes(made: Cluster) -> dict[str, Callable[[int], tuple[Step, Step]]]:
 
 async def timed(made: Cluster, steps: Iterable[Step], then: Callable[[bytes], None],
                 ) -> list[tuple[float, float, float]]:
-    """Seconds from each step to the first node's message, and to the end of `then` with it, and of CPU that it takes."""
+    """Seconds from each step to the first node's message, to the end of `then` with it, and of CPU of `then`."""
     found = []
     for step in steps:
         made.first.news.clear()
