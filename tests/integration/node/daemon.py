@@ -22,6 +22,7 @@ from muslin.cni import context as contexts
 from muslin.cni import result as results
 from muslin.cni.context import Context
 from muslin.cni.result import IPConfig, Result
+from muslin.errors import TimedOut
 
 CONFIG = b'{"cniVersion": "1.1.0", "name": "net", "type": "muslin"}'
 
@@ -65,7 +66,7 @@ class Programs(policy_pb2_grpc.ProgramsServicer):
 
     async def until(self, revision: int) -> None:
         """Wait until a revision is acknowledged."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             while await self.acknowledged.get() != revision:
                 pass
 
@@ -101,6 +102,10 @@ def allow_all() -> policy_pb2.Policy:
     return policy_pb2.Policy(id="profile/all", name="all", ingress=[rule], egress=[rule])
 
 
+SECONDS = 60.0
+"""Longest wait for what must happen; it takes a fraction of one, on a machine that has nothing else to do."""
+
+
 class Daemon:
     """A running daemon."""
 
@@ -110,26 +115,36 @@ class Daemon:
         self.plugin: node_pb2_grpc.PluginAsyncStub = node_pb2_grpc.PluginStub(self.channel)
         self.node: node_pb2_grpc.NodeAsyncStub = node_pb2_grpc.NodeStub(self.channel)
 
-    async def add(self, request: cni_pb2.Call, timeout: float = 10) -> Result:
+    async def add(self, request: cni_pb2.Call, timeout: float = SECONDS) -> Result:
         with rpc.translated("node: add"):
             answer = await self.plugin.Add(cni_pb2.AddRequest(call=request), timeout=timeout, wait_for_ready=True)
         return results.parse(answer.result)
 
-    async def check(self, request: cni_pb2.Call, timeout: float = 10) -> None:
+    async def too_late(self, request: cni_pb2.Call, timeout: float) -> str:
+        """Why ADD ran out of time, in the daemon's words; asked again where it was too slow to say so in time."""
+        async with asyncio.timeout(SECONDS):
+            while True:
+                try:
+                    await self.add(request, timeout=timeout)
+                except TimedOut as problem:
+                    if "was not in the kernel" in problem.message or "no program has come" in problem.message:
+                        return problem.message
+
+    async def check(self, request: cni_pb2.Call, timeout: float = SECONDS) -> None:
         with rpc.translated("node: check"):
             await self.plugin.Check(cni_pb2.CheckRequest(call=request), timeout=timeout, wait_for_ready=True)
 
-    async def delete(self, request: cni_pb2.Call, timeout: float = 10) -> None:
+    async def delete(self, request: cni_pb2.Call, timeout: float = SECONDS) -> None:
         with rpc.translated("node: del"):
             await self.plugin.Del(cni_pb2.DelRequest(call=request), timeout=timeout, wait_for_ready=True)
 
     async def status(self) -> node_pb2.GetStatusResponse:
         with rpc.translated("node: status"):
-            return await self.node.GetStatus(node_pb2.GetStatusRequest(), timeout=10, wait_for_ready=True)
+            return await self.node.GetStatus(node_pb2.GetStatusRequest(), timeout=SECONDS, wait_for_ready=True)
 
     async def ready(self) -> None:
         """Wait until every part is ready."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             while not all(part.ready for part in (await self.status()).parts):  # noqa: ASYNC110  another process' state
                 await asyncio.sleep(0.02)
 
@@ -137,7 +152,7 @@ class Daemon:
         await self.channel.close()
         if self.process.returncode is None:
             self.process.send_signal(number)
-        _, err = await asyncio.wait_for(self.process.communicate(), 15)
+        _, err = await asyncio.wait_for(self.process.communicate(), SECONDS)
         return err.decode()
 
 
