@@ -12,6 +12,7 @@ import pytest
 from muslin.errors import Denied, FailedPrecondition, InvalidArgument, MuslinError, Unavailable, Unsupported
 from muslin.etcd import Etcd, Members, Put, keys
 from muslin.etcd.auth import PREFIXES, set_up
+from muslin.etcd.election import Election, Term
 from muslin.etcd.stubs import auth_pb2
 from muslin.etcd.stubs import rpc_pb2 as pb
 from muslin.etcd.stubs import rpc_pb2_grpc as rpc
@@ -44,6 +45,29 @@ def members(server: EtcdServer, certificates: Certificates) -> dict[str, Members
 async def ipam(members: dict[str, Members]) -> AsyncIterator[Etcd]:
     async with Etcd(members["ipam"], timeout=PATIENCE) as client:
         yield client
+
+
+@pytest.mark.parametrize(("name", "place"), [("endpoint", keys.ENDPOINT_WRITER), ("policy", keys.POLICY_WRITER)])
+async def test_a_service_can_be_elected_to_its_own_place(members: dict[str, Members], name: str, place: str) -> None:
+    """Its lease is granted, refreshed, and ended when it goes."""
+    elected, refreshed = asyncio.Event(), asyncio.Event()
+
+    async def lead(_: Term) -> None:
+        elected.set()
+        await asyncio.sleep(3)  # longer than the lease
+        refreshed.set()
+        await asyncio.Event().wait()
+
+    async with Etcd(members[name]) as client:
+        task = asyncio.create_task(Election(client, place, "a", ttl=2).run(lead))
+        async with asyncio.timeout(PATIENCE):
+            await elected.wait()
+            assert await client.get(place) is not None
+            await refreshed.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            while await client.get(place) is not None:  # noqa: ASYNC110  another process has it
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("name", sorted(PREFIXES))

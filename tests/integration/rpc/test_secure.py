@@ -20,6 +20,7 @@ from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from muslin.rpc.tunnel import Tunnel
 from tests.integration.rpc.secure import PATIENCE, Secure, metric, secure, until
+from tests.support.apiserver import ApiServer
 from tests.support.etcd import free_ports
 from tests.support.service import Service
 from tests.support.tls import Certificates, expired
@@ -124,6 +125,29 @@ async def test_a_record_is_its_nodes(world: World) -> None:
         answer = await everything.Get(endpoint_pb2.GetRequest(attachment=attachment), timeout=PATIENCE)
         assert answer.endpoint.node == "n2"
         await own.Del(cni_pb2.DelRequest(call=made), timeout=PATIENCE)
+
+
+async def test_a_configuration_from_elsewhere_makes_nobody_read_files_or_call_servers(
+        world: World, tmp_path: Path) -> None:
+    """Its kubeconfig is the node's own; on a service's host the path may be anything, and lead anywhere."""
+    async with ApiServer() as api:
+        kubernetes = {"kubeconfig": str(api.kubeconfig(tmp_path / "config"))}
+        made = call("elsewhere", kubernetes=kubernetes, policy={"type": "k8s", "k8s_api_root": api.url})
+        made.args = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web"
+        async with (world.secure.channel(world.at_ipam, "n1") as to_ipam,
+                    world.secure.channel(world.at_endpoint, "n1") as to_endpoint,
+                    world.secure.channel(world.at_endpoint, "operator") as operator):
+            first: ipam_pb2_grpc.PluginAsyncStub = ipam_pb2_grpc.PluginStub(to_ipam)
+            answer = await first.Add(cni_pb2.AddRequest(call=made), timeout=PATIENCE)
+            second: endpoint_pb2_grpc.PluginAsyncStub = endpoint_pb2_grpc.PluginStub(to_endpoint)
+            made.result = answer.result
+            await second.Add(cni_pb2.AddRequest(call=made), timeout=PATIENCE)
+            records: endpoint_pb2_grpc.EndpointsAsyncStub = endpoint_pb2_grpc.EndpointsStub(operator)
+            asked = endpoint_pb2.GetPodRequest(namespace="prod", name="web", config=made.config)
+            assert not (await records.GetPod(asked, timeout=PATIENCE)).HasField("pod")
+            await second.Del(cni_pb2.DelRequest(call=made), timeout=PATIENCE)
+            await first.Del(cni_pb2.DelRequest(call=made), timeout=PATIENCE)
+        assert api.requests == []
 
 
 async def test_what_is_the_operators_is_not_a_nodes_through_a_tunnel_either(world: World) -> None:
