@@ -85,4 +85,5 @@ async def test_packets_and_bytes_where_the_kernel_counts_them(made: World) -> No
                 assert flow.answered_packets >= talk.said + 1
                 assert flow.answered_bytes >= 40 * flow.answered_packets + 4 * talk.said
             (other,) = (flow for flow in (await flows(made, enforcer, "test/c")).flows if flow.protocol == 6)
-            assert (other.direction, other.peer, other.sent_bytes) == (IN, a.address, first.sent_bytes)
+            assert (other.direction, other.peer) == (IN, a.address)
+            assert other.sent_bytes >= first.sent_bytes, "as much as before, or an acknowledgement more"
