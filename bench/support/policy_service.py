@@ -43,7 +43,7 @@ from tests.support.service import Service
 __all__ = ["main"]
 
 _OPERATIONS, _AT_ONCE = 112, 8
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 _LOCAL = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 64 << 20))
 """A connection of its own for each node, as nodes have it."""
 
