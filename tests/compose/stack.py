@@ -69,13 +69,13 @@ class Stack:
     A second one on a machine needs `apart`, which is added to the ports that are published and the nodes' network.
     """
 
-    def __init__(self, project: str, profile: str = "ha", apart: int = 0) -> None:
+    def __init__(self, project: str, profile: str = "ha", apart: int = 0, encapsulation: str = "none") -> None:
         self.project = project
         self.services = (*((*ETCD, *REPLICAS) if profile == "ha" else ("etcd", *PORTS)), *NODES)
         self.ports = {service: port + apart for service, port in PORTS.items()}
         self._environment = {
             **os.environ, "COMPOSE_PROFILES": profile, "COMPOSE_IGNORE_ORPHANS": "1",
-            "MUSLIN_FABRIC": f"10.203.{apart}",
+            "MUSLIN_FABRIC": f"10.203.{apart}", "MUSLIN_ENCAPSULATION": encapsulation,
             **{f"MUSLIN_{service.upper()}_PORT": str(port) for service, port in self.ports.items()}}
 
     def compose(self, *arguments: str, check: bool = True,
@@ -141,6 +141,19 @@ class Stack:
             (place / file).touch(mode=0o600)
             (place / file).write_text(said.stdout)
         return place
+
+    def muslin(self, operator: Path, state: Path, *arguments: str) -> str:
+        """Run the command line of this clone as the operator, from outside; returns its result."""
+        targets = {f"MUSLIN_{service.upper()}": f"127.0.0.1:{port}" for service, port in self.ports.items()}
+        return _run([sys.executable, "-P", "-m", "muslin.cli.main", *arguments], environment={
+            **os.environ, **targets, "PYTHONPATH": str(ROOT), "MUSLIN_STATE": str(state),
+            "MUSLIN_TLS_CERT": str(operator / "tls.crt"), "MUSLIN_TLS_KEY": str(operator / "tls.key"),
+            "MUSLIN_TLS_CA": str(operator / "ca.crt")}).stdout
+
+    def play(self, operator: Path, state: Path, files: str) -> dict[str, Any]:
+        """Play manifests on all nodes, probing every pair of pods. Fails unless packets and Explain agree on all."""
+        nodes = [f"--node={node}=docker exec --interactive {self.container(node)}" for node in NODES]
+        return dict(json.loads(self.muslin(operator, state, "play", files, *nodes, "--output", "json")))
 
     # What can be done to it. Whatever is a context manager is mended at its end.
 

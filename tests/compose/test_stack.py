@@ -20,7 +20,7 @@ from muslin.errors import Denied
 from muslin.etcd import keys
 from muslin.rpc import tls
 from muslin.tls import Material
-from tests.compose.stack import NODES, REPLICAS, Stack
+from tests.compose.stack import NODES, REPLICAS, ROOT, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -35,7 +35,7 @@ async def test_a_process_has_only_the_rights_it_needs(stack: Stack, service: str
     status = dict(line.split(":", 1) for line in stack.exec(service, "cat", "/proc/1/status").splitlines())
     user, rights = int(status["Uid"].split()[0]), int(status["CapEff"], 16)
     if service in NODES:
-        assert (user, rights) == (0, 1 << 12 | 1 << 13 | 1 << 21)  # NET_ADMIN, NET_RAW, SYS_ADMIN: capabilities(7)
+        assert (user, rights) == (0, 1 << 10 | 1 << 12 | 1 << 13 | 1 << 21)  # as docker-compose.yml says: capability.h
     else:
         assert (user, rights) == (65532, 0)
     assert "Read-only file system" in stack.exec(service, "sh", "-c", "touch /opt/muslin/x", check=False)
@@ -101,6 +101,15 @@ async def test_certificates_are_renewed_while_all_runs(stack: Stack, tmp_path: P
         await policy_pb2_grpc.PoliciesStub(channels["policy"]).List(policy_pb2.ListRequest(), timeout=20)
 
 
+def _three_tiers(stack: Stack, folder: Path) -> None:
+    """Play the example on three nodes: every pair of pods is probed with packets and asked of Explain."""
+    operator = stack.copy_certificates("operator", folder)
+    played = stack.play(operator, folder / "state", str(ROOT / "examples/three-tier"))
+    assert {pod["node"] for pod in played["pods"]} == set(NODES)
+    assert (played["disagree"], played["not_probed"]) == (0, 0)
+    assert min(played["allowed"], played["denied"]) > 10
+
+
 def _shown(place: Path, port: int) -> bytes | None:
     """The certificate that a service shows."""
     context = ssl.create_default_context(cafile=str(place / "ca.crt"))
@@ -111,11 +120,16 @@ def _shown(place: Path, port: int) -> bytes | None:
         return secure.getpeercert(binary_form=True)
 
 
-async def test_one_of_each_is_a_cluster_too() -> None:
-    alone = Stack("muslin-test-single", "single", apart=100)
+async def test_pods_of_all_nodes_reach_whom_policy_lets_them(stack: Stack, tmp_path: Path) -> None:
+    _three_tiers(stack, tmp_path)
+
+
+async def test_one_of_each_is_a_cluster_too_and_vxlan_a_way_between_nodes(tmp_path: Path) -> None:
+    alone = Stack("muslin-test-single", "single", apart=100, encapsulation="vxlan")
     try:
         alone.up()
         assert all(alone.exec(service, *PROBE).strip() == "SERVING" for service in NODES)
+        _three_tiers(alone, tmp_path)
     finally:
         alone.down()
 

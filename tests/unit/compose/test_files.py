@@ -36,7 +36,8 @@ def test_nobody_has_more_rights_than_it_needs(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["read_only"] is True
     assert "no-new-privileges:true" in service["security_opt"]
-    allowed = {"node": {"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}, "cli": {"CHOWN", "DAC_OVERRIDE", "FOWNER"}}
+    allowed = {"node": {"NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"},
+               "cli": {"CHOWN", "DAC_OVERRIDE", "FOWNER"}}
     assert set(service.get("cap_add", ())) <= allowed.get(image(service), set())
 
 
