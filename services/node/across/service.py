@@ -45,6 +45,9 @@ LOOK_SECONDS = 3.0
 SETTLE_SECONDS = 0.01
 """After something was told: often more is."""
 
+LOOKING_SHARE = 0.2
+"""Of the time, at most, however much is told: with a thousand nodes a look takes its time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -94,8 +97,10 @@ class Across:
 
     async def _run(self) -> None:
         """Look for ever: at once when something was told, and every few seconds."""
+        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            began = loop.time()
             try:
                 await self._look()
                 self._failure = ""
@@ -103,10 +108,11 @@ class Across:
                 if str(error) != self._failure:
                     log.warning("can not look after the ways to other nodes: %s", error)
                 self._failure = str(error)
+            took = loop.time() - began
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
-                await asyncio.sleep(SETTLE_SECONDS)
+                await asyncio.sleep(max(SETTLE_SECONDS, took / LOOKING_SHARE))
             except TimeoutError:
                 continue
 

@@ -27,10 +27,10 @@ PORT = 7000
 VXLAN = 4789
 
 
-async def reached(source: Pod, target: Pod) -> None:
+async def reached(source: Pod, target: Pod, port: int = PORT) -> None:
     def there() -> bool:
         try:
-            return reaches(source.netns, target.v4, PORT, timeout=1.0)
+            return reaches(source.netns, target.v4, port, timeout=1.0)
         except OSError:
             return False  # the way is taken away still
 
@@ -241,7 +241,7 @@ async def test_vxlan_is_taken_from_nodes_only(up: Cluster) -> None:
     await up.set_pool("default", encapsulation="vxlan")
     friend, target = await up.add("n1", "friend"), await up.add("n2", "victim")
     with listening(target.netns, PORT + 1):
-        await until(lambda: asyncio.to_thread(reaches, friend.netns, target.v4, PORT + 1), "it is not reached")
+        await reached(friend, target, PORT + 1)
     packet = vxlan_packet(friend.v4, target.v4, mac_of("n2"))
     with netns.open_socket(target.netns, socket.AF_INET, socket.SOCK_DGRAM) as server, stranger(up) as name:
         server.bind((target.v4, PORT))
@@ -265,7 +265,7 @@ async def test_a_pods_address_comes_from_where_the_pod_is(up: Cluster) -> None:
     await up.set_pool("default", encapsulation="vxlan")
     friend, target = await up.add("n1", "real"), await up.add("n2", "aim")
     with listening(target.netns, PORT + 1):
-        await until(lambda: asyncio.to_thread(reaches, friend.netns, target.v4, PORT + 1), "it is not reached")
+        await reached(friend, target, PORT + 1)
     with netns.open_socket(target.netns, socket.AF_INET, socket.SOCK_DGRAM) as server, stranger(up) as name:
         path = netns.path_of(name)
         command(path, "ip", "address", "add", f"{friend.v4}/32", "dev", "lo")
