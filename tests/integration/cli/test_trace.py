@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,12 +49,26 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
         arena.close()
 
 
+def client_and_server(machine: Arena) -> tuple[Path, str]:
+    """Where the client is, and the server's address."""
+    places = {}
+    for name in (each.split()[0] for each in machine.run("ip", "netns").splitlines()):
+        links = json.loads(machine.run("ip", "-n", name, "-j", "-4", "address", "show", "dev", "eth0"))
+        places[links[0]["addr_info"][0]["local"]] = machine.namespace(name)
+    listed = machine.muslin("endpoint", "list").splitlines()
+    address = next(each for each in places if any("default/server" in line and each in line.split() for line in listed))
+    return next(place for each, place in places.items() if each != address), address
+
+
 def test_what_a_pod_is_connected_to_is_shown(machine: Arena) -> None:
-    """The probes of the play are still known to the kernel."""
-    lines = machine.muslin("trace", "flows", "default/server").splitlines()
-    assert lines[0].split()[:3] == ["BEGUN", "BY", "PEER"]
-    assert any("80/tcp" in line and "only-80 spec.ingress[0]" in line for line in lines)
-    found = machine.json("trace", "flows", "default/client")
+    client, address = client_and_server(machine)
+    with netns.open_socket(client, socket.AF_INET, socket.SOCK_STREAM) as held:
+        held.settimeout(20)
+        held.connect((address, 80))
+        lines = machine.muslin("trace", "flows", "default/server").splitlines()
+        assert lines[0].split()[:3] == ["BEGUN", "BY", "PEER"]
+        assert any("80/tcp" in line and "only-80 spec.ingress[0]" in line for line in lines)
+        found = machine.json("trace", "flows", "default/client")
     assert any((flow["direction"], flow["port"], flow["protocol"]) == ("DIRECTION_EGRESS", 80, 6)
                and flow["policy"] == "profile/k8s_ns.default" for flow in found["flows"])
     assert "default/nobody" in machine.muslin("trace", "flows", "default/nobody", code=1)
@@ -61,13 +76,7 @@ def test_what_a_pod_is_connected_to_is_shown(machine: Arena) -> None:
 
 def test_what_is_dropped_of_a_pod_is_shown_and_counted(machine: Arena) -> None:
     """By the policy's name; nothing is left in the kernel when the watcher is told to stop, or is killed."""
-    places = {}
-    for name in (each.split()[0] for each in machine.run("ip", "netns").splitlines()):
-        links = json.loads(machine.run("ip", "-n", name, "-j", "-4", "address", "show", "dev", "eth0"))
-        places[links[0]["addr_info"][0]["local"]] = machine.namespace(name)
-    listed = machine.muslin("endpoint", "list").splitlines()
-    address = next(each for each in places if any("default/server" in line and each in line.split() for line in listed))
-    client = next(place for each, place in places.items() if each != address)
+    client, address = client_and_server(machine)
 
     def watched() -> bool:
         return "elements" in machine.run("nft", "list", "set", "inet", "muslin", "watched")
