@@ -82,9 +82,9 @@ class Wanted(Generic[R]):
 
     def listed(self, kind: Kind[Any], objects: Iterable[Resource], damaged: Collection[Name]) -> None:
         """These are all objects of a kind; those whose names are damaged are as they were."""
-        named = {self._key_of(kind, name) for name in damaged}
+        named = {self._key(kind, name) for name in damaged}
         for item in objects:
-            named.add(self._key_of(kind, item.name))
+            named.add(self._key(kind, item.name))
             self.put(kind, item)
         for key in self._of[kind] - named:
             self._drop(kind, key)
@@ -97,7 +97,9 @@ class Wanted(Generic[R]):
     def put(self, kind: Kind[Any], item: Resource) -> None:
         """An object was made or changed."""
         try:
-            key, record = self._key_of(kind, item.name), self._convert(kind, item)
+            key, record = self._key(kind, item.name), self._convert(kind, item)
+            if not key:
+                return
         except MuslinError as problem:
             log.error("%s %s is passed over: %s", kind.kind, "/".join(filter(None, item.name)), problem.message)  # noqa: TRY400
             return
@@ -110,7 +112,15 @@ class Wanted(Generic[R]):
 
     def gone(self, kind: Kind[Any], name: Name) -> None:
         """An object was deleted."""
-        self._drop(kind, self._key_of(kind, name))
+        self._drop(kind, self._key(kind, name))
+
+    def _key(self, kind: Kind[Any], name: Name) -> str:
+        """Where a record is; empty for a name that no record can have, and that no API server should take."""
+        try:
+            return self._key_of(kind, name)
+        except MuslinError as problem:
+            log.error("%s %s is passed over: %s", kind.kind, name, problem.message)  # noqa: TRY400
+            return ""
 
     def _drop(self, kind: Kind[Any], key: str) -> None:
         self._of[kind].discard(key)
