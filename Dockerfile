@@ -3,7 +3,7 @@
 # BASE is any Debian or Ubuntu that has python3, 3.11 or later; another registry's copy of it will do as well.
 ARG BASE=python:3.12-slim
 
-# What the others take from: the virtual environment, and the plugin as one static file.
+# What the others take from: the virtual environment, and the plugin, one static file if this Python can be built in.
 FROM ${BASE} AS build
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends \
@@ -20,7 +20,7 @@ COPY services services
 COPY shim shim
 COPY scripts/build_shim.py scripts/
 RUN docker/environment.sh muslin /opt/muslin \
- && /opt/muslin/bin/python scripts/build_shim.py --static
+ && /opt/muslin/bin/python scripts/build_shim.py --auto
 
 FROM ${BASE} AS runtime
 COPY --from=build /opt/muslin /opt/muslin

@@ -227,15 +227,16 @@ class Pods:
     def __init__(self) -> None:
         self.environments: dict[str, dict[str, str]] = {}
 
-    def add(self, pod: str, namespace: str, uid: str, container: str, timeout: float) -> str:
-        """ADD. Returns the pod's address."""
+    def add(self, pod: str, namespace: str, uid: str, container: str, timeout: float) -> dict[str, Any]:
+        """ADD. Returns the pod's address, and the seconds from the plugin's start to its end."""
         place = str(sandbox.create(f"{container[:12]}-{pod}"))
         self.environments[container] = {
             "CNI_CONTAINERID": container, "CNI_NETNS": place, "CNI_IFNAME": "eth0", "CNI_PATH": "/opt/cni/bin",
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};"
                         f"K8S_POD_INFRA_CONTAINER_ID={container};K8S_POD_UID={uid}"}
+        began = time.monotonic()
         result = json.loads(self.call("ADD", container, timeout))
-        return str(result["ips"][0]["address"].partition("/")[0])
+        return {"address": result["ips"][0]["address"].partition("/")[0], "seconds": time.monotonic() - began}
 
     def place(self, container: str) -> str:
         return self.environments[container]["CNI_NETNS"]

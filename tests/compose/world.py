@@ -132,8 +132,8 @@ class World:
         return endpoint_pb2.Pod(namespace=NAMESPACE, name=name, uid=uid, labels={"app": app})
 
     async def _add(self, on: Machine, pod: str, container: str) -> str:
-        address = str(await on.ask("add", pod=pod, namespace=NAMESPACE, uid=self._uids[pod], container=container,
-                                   timeout=CALL))
+        made = await on.ask("add", pod=pod, namespace=NAMESPACE, uid=self._uids[pod], container=container, timeout=CALL)
+        address = str(made["address"])
         if address in self._live.values():
             self.doubled.append(f"{address} of {pod} on {on.name}")
         self._live[container] = address
