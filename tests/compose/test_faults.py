@@ -17,8 +17,6 @@ from tests.compose.world import World, world
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-RESUMED = 10.0
-"""Seconds until a new pod is networked, at the most."""
 CALM = 120.0
 """Patience until all is as it was: deletions that were put off are done, and every flow has replies."""
 
@@ -91,7 +89,7 @@ async def test_a_fault_opens_nothing_loses_nothing_and_is_soon_over(
               len(report.lost), sum(report.wrong.values()), len(alive.doubled), len(leaks))
     rows.append(row)
     assert (report.wrong, alive.doubled, leaks, report.lost) == ({}, [], [], [])
-    assert row.recovery < RESUMED, [each for each in alive.attempts if each.error or each.ended - each.began > 1]
+    assert row.recovery < fault.limit, [each for each in alive.attempts if each.error or each.ended - each.began > 1]
     await _flowing(alive)
 
 
