@@ -43,7 +43,8 @@ class Admin:
         client = self._client(address)
         call = asyncio.get_running_loop().run_in_executor(self._threads, function, client)
         try:
-            return await asyncio.wait_for(call, timeout)
+            async with asyncio.timeout(timeout):  # not wait_for, which can swallow a cancellation (Python 3.11)
+                return await call
         except TimeoutError:
             raise TimedOut(f"etcd at {address} did not answer within {timeout:.3g} s") from None
 

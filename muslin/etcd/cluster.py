@@ -233,7 +233,8 @@ class Cluster:
             self._connecting = asyncio.create_task(self._connect(), name="etcd-connect")
         try:
             # Shielded: the search serves everybody, also those who come after this caller has given up.
-            return await asyncio.wait_for(asyncio.shield(self._connecting), timeout)
+            async with asyncio.timeout(timeout):  # as in muslin.etcd.admin
+                return await asyncio.shield(self._connecting)
         except TimeoutError:
             reasons = [reason for connection in self._order if (reason := await connection.trouble())]
             raise Unavailable(f"no etcd member could be reached at {self.names} within {timeout:.3g} s"

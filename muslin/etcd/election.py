@@ -32,6 +32,10 @@ class Deposed(Conflict):
     """A transaction was refused because the term of its sender is over."""
 
 
+_PATIENCE = 1.0
+"""Seconds between cancellations of what does not end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One time of leading."""
@@ -111,9 +115,11 @@ class Election:
             await asyncio.wait((work, keeping), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.leading = False
-            for task in (work, keeping):
-                task.cancel()
-            await asyncio.wait((work, keeping))
+            pending = {work, keeping}
+            while pending:
+                for task in pending:  # again and again: what it awaits may swallow a cancellation
+                    task.cancel()
+                _, pending = await asyncio.wait(pending, timeout=_PATIENCE)
             log.info("no longer elected key=%s name=%s", self._key, self._name)
         for task in (work, keeping):
             if not task.cancelled():

@@ -117,7 +117,8 @@ class Mirror:
         entry = (revision, waiting)
         self._waiting.append(entry)
         try:
-            await asyncio.wait_for(waiting, timeout)
+            async with asyncio.timeout(timeout):  # as in muslin.etcd.admin
+                await waiting
         except TimeoutError:
             raise TimedOut(f"the copy of {self._prefix} is at revision {self.revision}, and did not reach {revision} "
                            f"within {timeout:.3g} s{': ' if self.trouble else ''}{self.trouble}") from None

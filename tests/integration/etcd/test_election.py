@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -40,8 +40,7 @@ async def standing(candidate: Candidate) -> AsyncIterator[Candidate]:
         yield candidate
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
 
 
 async def test_the_next_one_leads_as_soon_as_the_first_goes(etcd: Etcd, prefix: str) -> None:
