@@ -122,7 +122,11 @@ def _rotated(settings: Settings, file: int) -> bool:
         lockf(file, F_TLOCK, 0)
     except OSError:
         return False
-    ours, there = fstat(file), stat(settings.path)
+    ours = fstat(file)
+    try:
+        there = stat(settings.path)
+    except FileNotFoundError:
+        return True  # done just now
     if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
         return True  # done already
     for number in range(settings.count, 0, -1):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from muslin.errors import NotFound, TimedOut
+from muslin.errors import NotFound, TimedOut, Unavailable
 from muslin.etcd.cluster import CHANNEL_OPTIONS, Address
 from muslin.etcd.compat import etcd3
 from muslin.etcd.stubs import rpc_pb2 as pb
@@ -37,6 +37,7 @@ class Admin:
         self._clients: dict[Address, tuple[Material | None, Client]] = {}
         self._replaced: dict[Address, Client] = {}  # calls may still be on their way
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="etcd3")
+        self._closed = False
 
     async def run(self, address: Address, function: Callable[[Client], T], timeout: float) -> T:
         """Call the function with a member's client, in a thread. Raises TimedOut and what python-etcd3 raises."""
@@ -47,6 +48,10 @@ class Admin:
                 return await call
         except TimeoutError:
             raise TimedOut(f"etcd at {address} did not answer within {timeout:.3g} s") from None
+        except ValueError as problem:  # what grpc raises of a channel that was closed before the thread came to it
+            if not self._closed:
+                raise
+            raise Unavailable(f"etcd at {address}: the client is closed") from problem
 
     def _client(self, address: Address) -> Client:
         material = self._certificates.load() if self._certificates else None
@@ -67,6 +72,7 @@ class Admin:
 
     def close(self) -> None:
         """End the connections; calls in flight fail, and their threads with them."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for client in (*(client for _, client in self._clients.values()), *self._replaced.values()):
             client.close()

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
@@ -204,12 +205,12 @@ async def test_a_number_used_twice_ends_the_stream(service: Service) -> None:
         assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_server_that_does_not_know_it_is_named_at_once() -> None:
-    server = grpc.aio.server()
-    port = server.add_insecure_port("127.0.0.1:0")
+async def test_a_server_that_does_not_know_it_is_named_at_once(tmp_path: Path) -> None:
+    server, target = grpc.aio.server(), f"unix:{tmp_path}/old.sock"
+    server.add_insecure_port(target)
     await server.start()
     try:
-        async with Addresses(f"127.0.0.1:{port}") as addresses:
+        async with Addresses(target) as addresses:
             with pytest.raises(Unsupported):
                 await addresses.assign(wanted(1), 60)
     finally:
