@@ -218,7 +218,7 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
     async def WatchInventory(self, request: endpoint_pb2.WatchInventoryRequest,
                              context: Context) -> AsyncIterator[endpoint_pb2.WatchInventoryResponse]:
         """Pods, namespaces and nodes, and then what changes."""
-        async for response in watch_inventory(self._app.store):
+        async for response in watch_inventory(self._app.store, fetches=self._app.lookup.configured):
             yield response
 
 

@@ -27,8 +27,8 @@ _LOOK = 60.0
 """Seconds between looks at a feed that says nothing; its reader is told by an event."""
 
 
-async def watch_inventory(store: Store) -> AsyncGenerator[Response, None]:
-    """All pods, namespaces and nodes, and then what changes, in order.
+async def watch_inventory(store: Store, *, fetches: bool = False) -> AsyncGenerator[Response, None]:
+    """All pods, namespaces and nodes, and then what changes, in order; `fetches` says whether pods can be asked for.
 
     Raises:
         Compacted: the reader is slower than what changes: begin again.
@@ -40,7 +40,7 @@ async def watch_inventory(store: Store) -> AsyncGenerator[Response, None]:
         place, snapshot = store.inventory.end, [told(record) for record in store.listed()]
         for response in _messages(snapshot):
             yield response
-        yield Response(snapshot_complete=True)
+        yield Response(snapshot_complete=True, fetches_pods=fetches)
         while True:
             batches, place = store.inventory.read(place, _BATCHES)
             for response in _messages(change for batch in batches for change in batch.events):

@@ -44,6 +44,11 @@ class Lookup:
         self._clients: dict[Kubernetes, Client] = {}
         self._fetched: dict[Key, tuple[float, Pod]] = {}
 
+    @property
+    def configured(self) -> bool:
+        """Whether there is an API server for all calls."""
+        return self._own is not None
+
     async def aclose(self) -> None:
         """End all connections."""
         for client in (self._own, *self._clients.values()):

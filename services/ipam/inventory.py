@@ -68,6 +68,7 @@ class Inventory:
         self._pods = 0
         self._moved = asyncio.Event()
         self._settled = False
+        self._fetches = True
         self._stub: endpoint_pb2_grpc.EndpointsAsyncStub | None = None
         self.trouble = "no answer from the endpoint service yet"
         """Why what is known may be old; empty while the endpoint service is followed."""
@@ -99,13 +100,14 @@ class Inventory:
     async def ask(self, namespace: str, name: str, uid: str, config: bytes, timeout: float) -> Pod | None:
         """Have the endpoint service look for a pod that is not known, and its namespace: it may ask an API server.
 
-        `config` is the network configuration of the call, empty for one from another machine. None if nobody knows.
+        `config` is the network configuration of the call if it names an API server of this machine's, else empty. None
+        if nobody knows.
 
         Raises:
             NotFound: the API server says that there is no such pod.
             Unavailable: there is an API server, and it can not be asked.
         """
-        if self._stub is None or (self._settled and not self.synced):
+        if self._stub is None or (self._settled and not self.synced) or not (self._fetches or config):
             return None
         request = endpoint_pb2.GetPodRequest(namespace=namespace, name=name, uid=uid, config=config)
         try:
@@ -200,6 +202,7 @@ class Inventory:
                 for key in self._known.keys() - self._seen:
                     self._forget(key)
             self._seen, self._settled, self.trouble = None, True, ""
+            self._fetches = response.fetches_pods
             metrics.INVENTORY_SYNCED.set(1)
         self._announce()
 

@@ -13,6 +13,7 @@ from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2_grpc
 from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
+from muslin.cni.netconf import Kubernetes
 from muslin.cni.result import IPConfig, previous
 from muslin.errors import Corrupt, FailedPrecondition, NotFound, Unavailable, Unsupported
 from muslin.rpc import bound_to, is_local, node_of, remaining
@@ -46,8 +47,8 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
             raise Unsupported(f"ipam.type {call.conf.ipam.type!r} is not supported; use \"muslin-ipam\" or "
                               "\"calico-ipam\", or leave it out")
         handle = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
-        wanted = await self._resolved(call, handle, request.call.config if is_local(context) else b"",
-                                      remaining(context))
+        server = is_local(context) and call.conf.kubernetes != Kubernetes()
+        wanted = await self._resolved(call, handle, request.call.config if server else b"", remaining(context))
         wanted = dataclasses.replace(wanted, bound=bool(bound_to(context)))
         held = await self._app.allocator.assign(wanted, remaining(context))
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,

@@ -1391,9 +1391,14 @@ class WatchInventoryResponse(_message.Message):
 
     CHANGES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_COMPLETE_FIELD_NUMBER: _builtins.int
+    FETCHES_PODS_FIELD_NUMBER: _builtins.int
     snapshot_complete: _builtins.bool
     """Set on the message that completes the snapshot: what the receiver knows and
     the snapshot did not name is gone.
+    """
+    fetches_pods: _builtins.bool
+    """Set with it where an API server is asked for pods that are not known, so that
+    GetPod may know more than has been told here.
     """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InventoryChange]:
@@ -1404,10 +1409,11 @@ class WatchInventoryResponse(_message.Message):
         *,
         changes: _abc.Iterable[Global___InventoryChange] | None = ...,
         snapshot_complete: _builtins.bool = ...,
+        fetches_pods: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "snapshot_complete", b"snapshot_complete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "fetches_pods", b"fetches_pods", "snapshot_complete", b"snapshot_complete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
