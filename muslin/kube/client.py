@@ -1,5 +1,7 @@
 """Objects of an API server: one, all of a kind in pages, and what changes (Kubernetes documentation, "API Concepts").
 
+Of writing there is as much as is needed: making an object, and changing one.
+
 Credentials are read anew every minute, and when the server refuses them; where certificates have changed, connections
 are made anew, and requests under way end as they began.
 """
@@ -10,9 +12,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
 
 from muslin.errors import Compacted, Corrupt, NotFound, Unauthenticated, Unavailable
 from muslin.kube.access import Load
@@ -95,6 +99,39 @@ class Client:
         except NotFound:
             return None
         return Decoder(kind).one(body)
+
+    async def create(self, path: str, item: Mapping[str, Any], timeout: float) -> None:
+        """Make an object; `path` is of all objects of its kind, in its namespace.
+
+        Raises:
+            Conflict: there is one of its name.
+        """
+        await self._write("POST", path, "application/json", item, timeout)
+
+    async def patch(self, path: str, change: Mapping[str, Any], timeout: float) -> None:
+        """Merge a change into an object, or into a part of it (`.../status`), as its kind says that lists are merged.
+
+        That is what Kubernetes calls a strategic merge patch: only its own kinds know it.
+        """
+        await self._write("PATCH", path, "application/strategic-merge-patch+json", change, timeout)
+
+    async def edit(self, path: str, steps: Sequence[Mapping[str, Any]], timeout: float) -> None:
+        """Change an object step by step (JSON Patch, RFC 6902), all steps or none.
+
+        Raises:
+            InvalidArgument: a step is a test, and the object is otherwise.
+        """
+        await self._write("PATCH", path, "application/json-patch+json", steps, timeout)
+
+    async def _write(self, method: str, path: str, media: str, what: Any, timeout: float) -> None:
+        content = msgspec.json.encode(what)
+
+        async def send(http: Http) -> bytes:
+            from muslin.kube.http import Body
+
+            return await http.send(path, Body(method, media, content), timeout)
+
+        await self._asked(send)
 
     async def list(self, kind: Kind[T]) -> Listing[T]:
         """All objects of a kind, in pages that all show the same version.

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ from muslin.errors import InvalidArgument, TimedOut, Unavailable
 from muslin.kube.access import Access
 from muslin.kube.failures import refusal
 
-__all__ = ["Http", "Response"]
+__all__ = ["Body", "Http", "Response"]
 
 _CONNECT = 5.0
 """Seconds in which a connection must be there, encryption included."""
@@ -32,8 +33,22 @@ _BUFFER = 1 << 20
 _REFUSAL = 64 << 10
 """Bytes of a refusal that are read at most."""
 
+_GOOD = (200, 201, 202)
+"""Of answers to what is asked, made and changed."""
+
 Response = AsyncIterator[bytes]
 """The body, in pieces as they come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is written."""
+
+    method: str
+    """POST or PATCH."""
+    type: str
+    """Media type: of a patch it says what kind it is."""
+    content: bytes
 
 
 class Http:
@@ -73,22 +88,36 @@ class Http:
         async with self.streamed(path, query, timeout) as pieces:
             return b"".join([piece async for piece in pieces])
 
+    async def send(self, path: str, body: Body, timeout: float) -> bytes:
+        """The body of the answer to something that is written.
+
+        Raises:
+            Unavailable, TimedOut: whether it was written is not known.
+            MuslinError: what the server says is wrong.
+        """
+        async with self.streamed(path, {}, timeout, body) as pieces:
+            return b"".join([piece async for piece in pieces])
+
     @asynccontextmanager
-    async def streamed(self, path: str, query: Mapping[str, str], timeout: float) -> AsyncIterator[Response]:
-        """The body of an answer piece by piece, until it ends, for `timeout` seconds at most.
+    async def streamed(self, path: str, query: Mapping[str, str], timeout: float,
+                       body: Body | None = None) -> AsyncIterator[Response]:
+        """The body of an answer piece by piece, until it ends, for `timeout` seconds at most. Without a body: GET.
 
         Raises:
             Unavailable, TimedOut: no answer, it broke off, or the server can not give one now.
             MuslinError: what the server says is wrong.
         """
-        what = f"the API server {self.access.server}: GET {path}"
+        method = body.method if body else "GET"
+        what = f"the API server {self.access.server}: {method} {path}"
         headers = {"Authorization": f"Bearer {self.access.token}"} if self.access.token else {}
+        if body:
+            headers["Content-Type"] = body.type
         self._requests += 1
         try:
-            async with asyncio.timeout(timeout), self._session.get(
-                    self.access.server + path, params=query, headers=headers, allow_redirects=False,
-                    server_hostname=self.access.server_name or None) as answer:
-                if answer.status != 200:
+            async with asyncio.timeout(timeout), self._session.request(
+                    method, self.access.server + path, params=query, headers=headers, allow_redirects=False,
+                    data=body.content if body else None, server_hostname=self.access.server_name or None) as answer:
+                if answer.status not in _GOOD:
                     raise refusal(answer.status, await _beginning(answer.content), answer.headers.get("Retry-After"),
                                   what, self.access.source)
                 yield answer.content.iter_any()

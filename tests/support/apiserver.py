@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from muslin import netns
+from tests.support.apiserver_writes import STRATEGIC, Unfit, steps, strategic
 
 Object = dict[str, Any]
 Address = tuple[str, str, str]
@@ -30,6 +31,7 @@ KINDS = {
     "/api/v1/namespaces": ("v1", "Namespace"),
     "/api/v1/nodes": ("v1", "Node"),
     "/api/v1/serviceaccounts": ("v1", "ServiceAccount"),
+    "/api/v1/events": ("v1", "Event"),
     "/apis/networking.k8s.io/v1/networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy"),
 }
 CALICO = {
@@ -54,6 +56,12 @@ class ApiServer:
         """Status and headers of the next answers, instead of what was asked for."""
         self.requests: list[tuple[str, Mapping[str, str]]] = []
         """Path and query of each request."""
+        self.writes: list[tuple[str, str, Any]] = []
+        """Method, path and body of each request that would change something, whatever was answered."""
+        self.read_only = False
+        """Whether nobody may change anything."""
+        self.fail_after_write = 0
+        """Of so many of the next changes the answer is lost."""
         self.keeps_pages = True
         """Whether a list can be gone on with."""
         self.slow = 0.0
@@ -94,7 +102,8 @@ class ApiServer:
 
     async def up(self) -> None:
         application = web.Application()
-        application.router.add_get("/{path:.*}", self._serve)
+        for method in ("GET", "POST", "PATCH"):
+            application.router.add_route(method, "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.SockSite(self._runner, self._bound(self._place.getsockname()[1]), ssl_context=self._tls).start()
@@ -120,6 +129,15 @@ class ApiServer:
                     "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]}
         path.write_text(json.dumps(document))
         return path
+
+    def events(self, reason: str = "") -> list[Object]:
+        """The Events, of one reason or of all."""
+        return [item for (path, *_), item in self._objects.items()
+                if path == "/api/v1/events" and reason in ("", item["reason"])]
+
+    def one(self, path: str, name: str, namespace: str = "") -> Object:
+        """An object as it is."""
+        return deepcopy(self._objects[path, namespace, name])
 
     # What its users do
 
@@ -202,6 +220,8 @@ class ApiServer:
             return _status(code, "as told", headers)
         if path in self.forbidden:
             return _status(403, f"{path} is forbidden")
+        if request.method != "GET":
+            return await self._written(request, path)
         if path in self.kinds:
             return await self._watched(request, path, query) if "watch" in query else self._listed(path, query)
         if found := self._one(path):
@@ -209,18 +229,56 @@ class ApiServer:
         return _status(404, "the server could not find the requested resource")
 
     def _one(self, path: str) -> web.Response | None:
+        if (address := self._address(path)) is None:
+            return None
+        if item := self._objects.get(address):
+            return web.json_response(item)
+        return _status(404, f"{address[0].rpartition('/')[2]} {address[2]!r} not found")
+
+    def _address(self, path: str) -> Address | None:
+        """The object that a path names; of all objects of a namespace the name is empty."""
         head, _, name = path.rpartition("/")
         for kind in self.kinds:
             root, _, plural = kind.rpartition("/")
-            namespace = ""
+            if name == plural and head.startswith(f"{root}/namespaces/"):
+                return kind, head.removeprefix(f"{root}/namespaces/"), ""
             if head.startswith(f"{root}/namespaces/") and head.endswith(f"/{plural}"):
-                namespace = head.removeprefix(f"{root}/namespaces/").removesuffix(f"/{plural}")
-            elif head != kind:
-                continue
-            if item := self._objects.get((kind, namespace, name)):
-                return web.json_response(item)
-            return _status(404, f"{plural} {name!r} not found")
+                return kind, head.removeprefix(f"{root}/namespaces/").removesuffix(f"/{plural}"), name
+            if head == kind:
+                return kind, "", name
         return None
+
+    async def _written(self, request: web.Request, path: str) -> web.Response:
+        body = json.loads(await request.read())
+        self.writes.append((request.method, path, body))
+        address = self._address(path.removesuffix("/status"))
+        if self.read_only:
+            return _status(403, f"{path} is forbidden: it may not be written")
+        if address is None:
+            return _status(404, "the server could not find the requested resource")
+        kind, namespace, name = address
+        if request.method == "POST":
+            name = body["metadata"]["name"]
+            if (kind, namespace, name) in self._objects:
+                return _status(409, f"{name!r} already exists")
+            after = body
+        else:
+            if (before := self._objects.get(address)) is None:
+                return _status(404, f"{name!r} not found")
+            try:
+                after = (strategic if request.content_type == STRATEGIC else steps)(before, body)
+            except Unfit as problem:
+                return _status(422, str(problem))
+            part = "status" if path.endswith("/status") else "spec" if "status" in before else ""
+            if part:  # a request is about the status, or about all else
+                after = {**before, part: after.get(part, {})}
+        fields = {key: value for key, value in after.items() if key not in ("apiVersion", "kind", "metadata")}
+        item = await self.put(kind, name, namespace, metadata={
+            key: value for key, value in after["metadata"].items() if key not in ("uid", "resourceVersion")}, **fields)
+        if self.fail_after_write:
+            self.fail_after_write -= 1
+            return _status(503, "the answer is lost")
+        return web.json_response(item)
 
     def _listed(self, path: str, query: Mapping[str, str]) -> web.Response:
         api, kind = self.kinds[path]
