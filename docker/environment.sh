@@ -15,7 +15,7 @@ print(*$1, sep='\n')"; }
 case $1 in
 dependencies)
     python3 -m venv "$directory"
-    names 'project["dependencies"]' > /tmp/wanted
+    names 'project["dependencies"] + project["optional-dependencies"].get("tracing", [])' > /tmp/wanted
     pip install --constraint requirements.lock --requirement /tmp/wanted
     ;;
 certs)

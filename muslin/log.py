@@ -13,6 +13,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TextIO
 
@@ -22,12 +23,12 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 traceparent: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", default="")
 """The whole header, handed on by channels."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def adopt(header: str) -> None:
     """Make a `traceparent` the current request's; one that is malformed (W3C Trace Context, 3.2) counts as absent."""
-    match = _TRACEPARENT.fullmatch(header)
+    match = TRACEPARENT.fullmatch(header)
     request_id.set(match.group(1) if match else "")
     traceparent.set(header if match else "")
 
@@ -36,8 +37,14 @@ _REQUEST = "muslin_request"
 """The attribute of a record that was kept for later: whose request it came from."""
 
 
+parts: Callable[[float, str], None] | None = None
+"""Who else is to be told how long the parts of a request took (muslin.tracing)."""
+
+
 def took(logger: logging.Logger, since: float, what: str) -> None:
     """At level debug: how long a part of a request took, from a moment by time.perf_counter() until now."""
+    if parts is not None:
+        parts(since, what)
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug("took %.2f ms: %s", (time.perf_counter() - since) * 1000, what)
 

@@ -22,10 +22,13 @@ _RACE = 0.05  # seconds: the server keeps our deadline too, and its word for it 
 class Client:
     """The services, by name. Use it as `chain.Caller`."""
 
-    def __init__(self, targets: Mapping[str, str], traceparent: str) -> None:
-        """`targets` maps each service to the path of its socket; services with the same path share a connection."""
+    def __init__(self, targets: Mapping[str, str], traceparent: str, invocation: str = "") -> None:
+        """`targets` maps each service to the path of its socket; services with the same path share a connection.
+
+        `invocation` says of this run what the node daemon makes its span of.
+        """
         self._targets = targets
-        self._traceparent = traceparent
+        self._traceparent, self._invocation = traceparent, invocation
         self._open: dict[str, Tunnel] = {}
 
     def __call__(self, calls: Sequence[Call], deadline: Deadline) -> list[bytes | RpcError]:
@@ -60,7 +63,9 @@ class Client:
             try:
                 tunnel = self._open.get(path)
                 if tunnel is None:
-                    tunnel = self._open[path] = Tunnel(path, self._traceparent, deadline)
+                    tunnel = self._open[path] = Tunnel(
+                        path, self._traceparent, deadline,
+                        self._invocation if path == self._targets.get("node") else "")
                 numbers = tunnel.ask([(f"/muslin.{calls[place][0]}.v1.{calls[place][1]}", calls[place][2])
                                       for place in places], deadline)
             except (TimeoutError, Unreachable, Refused) as problem:

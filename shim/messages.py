@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -67,10 +71,10 @@ def metadata(key: bytes, value: bytes) -> bytes:
     return _field(1, key) + _field(2, value)
 
 
-def tunnelled(number: int, method: str, request: bytes, timeout: int, metadata: bytes) -> bytes:
+def tunnelled(number: int, method: str, request: bytes, timeout: int, metadata: Sequence[bytes]) -> bytes:
     """A CallsRequest with one Call; several of them in a row are a CallsRequest with several. Timeout in ms."""
     return _field(1, b"\x08" + _varint(number) + _field(2, method.encode()) + _field(3, request)
-                  + b"\x20" + _varint(timeout) + _field(5, metadata))
+                  + b"\x20" + _varint(timeout) + b"".join([_field(5, each) for each in metadata]))
 
 
 def answers(message: bytes) -> list[tuple[int, int, str, bytes]]:

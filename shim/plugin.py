@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, time_ns
 
 from shim import chain, configuration, delegate, environment, jsontext, log, trace
 from shim.client import Client
@@ -46,12 +46,12 @@ class Outcome:
 
 def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outcome:
     """Carry out the command in the environment. Whatever happens, the outcome is CNI's."""
-    began = monotonic()
+    began, stamp = monotonic(), time_ns()
     raw, command, what, said = b"", "call", "", Log()
     try:
         given = environment.read(environ)
         command = given.command
-        parent = trace.traceparent(given.traceparent)
+        parent = trace.traceparent(given.traceparent, command != "STATUS")  # which is asked for all the time
         said.request_id = trace.request_id(parent)
         raw = read_stdin()
         if command == "VERSION":
@@ -59,7 +59,7 @@ def run(environ: Mapping[bytes, bytes], read_stdin: Callable[[], bytes]) -> Outc
         conf = configuration.parse(raw, command)
         said.settings = conf.log
         what = _subject(conf.name, given)
-        services: Caller = Client(conf.targets, parent)
+        services: Caller = Client(conf.targets, parent, trace.invocation(command, stamp, given.traceparent))
         if conf.log.level <= log.DEBUG:
             services = _timed(services, said)
         invocation = chain.Invocation(given, raw, bool(conf.ipam_type))

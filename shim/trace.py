@@ -22,9 +22,22 @@ def valid(text: str) -> bool:
         parts[1] == "0" * 32 or parts[2] == "0" * 16)
 
 
-def traceparent(inherited: str) -> str:
-    """The runtime's own if it is valid, else a new one."""
-    return inherited if valid(inherited) else f"00-{urandom(16).hex()}-{urandom(8).hex()}-01"
+def traceparent(inherited: str, sampled: bool = True) -> str:
+    """An id of our own in the runtime's trace if that is valid, else in a new one, which is recorded if `sampled`.
+
+    The version is the one that we know (W3C Trace Context, "Versioning of traceparent").
+    """
+    if valid(inherited):
+        return f"00-{inherited[3:35]}-{urandom(8).hex()}-{inherited[53:55]}"
+    return f"00-{urandom(16).hex()}-{urandom(8).hex()}-{'01' if sampled else '00'}"
+
+
+def invocation(command: str, began: int, inherited: str) -> str:
+    """What the node daemon writes our span of: we began at a Unix time in ns, below the runtime's span if it has one.
+
+    muslin.tracing reads it.
+    """
+    return f"{command} {began} {inherited[36:52]}" if valid(inherited) else f"{command} {began}"
 
 
 def request_id(parent: str) -> str:

@@ -52,14 +52,16 @@ _RESET = {frames.REFUSED_STREAM: UNAVAILABLE, frames.CANCEL: CANCELLED, frames.E
 class Tunnel:
     """A connection with one stream, that is opened anew when it has ended."""
 
-    def __init__(self, path: str, traceparent: str, deadline: Deadline) -> None:
+    def __init__(self, path: str, traceparent: str, deadline: Deadline, invocation: str = "") -> None:
         """Connect to a unix socket.
 
         Raises:
             transport.Unreachable, TimeoutError: as Transport says.
         """
         self.transport = Transport(path, LARGEST_MESSAGE + 5, deadline)
-        self._metadata = messages.metadata(b"traceparent", traceparent.encode())
+        self._metadata = [messages.metadata(b"traceparent", traceparent.encode())]
+        if invocation:
+            self._metadata.append(messages.metadata(b"muslin-invocation", invocation.encode()))
         self._stream: Response | None = None
         self._last = 0
         self._answers: dict[int, bytes | RpcError] = {}

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 import grpc
 
 from muslin import log as logs
-from muslin import metrics
+from muslin import metrics, tracing
 from muslin.errors import MuslinError
 from muslin.rpc.guard import Guard, decoder
 
@@ -131,12 +131,15 @@ class _Observation:
 
     def __enter__(self) -> None:
         logs.adopt(next((_text(v) for k, v in self._context.invocation_metadata() or () if k == "traceparent"), ""))
+        self._span = tracing.begin(self._method)
         self._began = time.perf_counter()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         seconds = time.perf_counter() - self._began
         status = _status(self._context.code() if kind is None or issubclass(kind, grpc.aio.BaseError) else kind)
         metrics.rpc(self._method, status, seconds)
+        if self._span is not None:
+            self._span.end(status)
         log.log(self._level, "%s %s %.1f ms", self._method, status, seconds * 1000)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from muslin import tracing
 from muslin.errors import MuslinError
 from muslin.etcd import Members
 from muslin.options import etcd_members, tls_files
@@ -39,6 +40,10 @@ def options(listen: str, *, etcd: bool = True) -> Callable[[Command], Command]:
         tls_files("tls", "Certificate of this process on TCP, shown to whom it calls and who calls it.",
                   "Authorities that are trusted on TCP."),
         _with_tls,
+        click.option("--traces", default="", envvar=("MUSLIN_TRACES", "OTEL_EXPORTER_OTLP_ENDPOINT"), metavar="URL",
+                     show_default="none are sent",
+                     help="Send traces to an OTLP collector by gRPC: http://host:port, https://host:port, unix:/path."),
+        _with_traces,
         *((etcd_members, _with_members) if etcd else ()),
     ]
 
@@ -61,6 +66,16 @@ def _with_tls(command: Command) -> Command:
         return command(*args, **more)
 
     return called  # type: ignore[return-value]  # the same command with other parameters
+
+
+def _with_traces(command: Command) -> Command:
+    """Name the collector before the command is called."""
+    @functools.wraps(command)
+    def called(*args: Any, traces: str, **more: Any) -> Any:
+        tracing.use(traces)
+        return command(*args, **more)
+
+    return called  # type: ignore[return-value]  # as above
 
 
 def _with_members(command: Command) -> Command:

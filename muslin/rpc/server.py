@@ -15,6 +15,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from muslin import metrics as metrics_
+from muslin import tracing
 from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.errors import MuslinError
 from muslin.rpc import tls
@@ -51,7 +52,10 @@ def serve(app: App, listen: Sequence[str], metrics: str | None = None) -> int:
 
     0 after a signal; 1 when it could not start, or a background task died (its supervisor starts it anew).
     """
-    return uvloop.run(_serve(app, listen, metrics))
+    try:
+        return uvloop.run(_serve(app, listen, metrics))
+    finally:
+        tracing.stop()
 
 
 async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
@@ -59,6 +63,7 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    tracing.start(app.name)
     readiness, checker, around = Readiness(), health.aio.HealthServicer(), Around()
     remote = any(not address.startswith("unix:") for address in listen)
     server = unregistered(grpc.aio.server(interceptors=[around], options=(*_OPTIONS, *(_REMOTE if remote else ()))))

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError
 
+from muslin import log as logs
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2
 from muslin.api.ipam.v1 import ipam_pb2
@@ -21,6 +22,7 @@ from muslin.api.policy.v1 import policy_pb2
 from muslin.rpc.access import repeatable
 from muslin.rpc.identity import NODE_METADATA
 from muslin.rpc.tunnel import Tunnel, Tunnels, received, tunnel_to
+from muslin.tracing import INVOCATION_METADATA
 from services.node.upkeep.gate import Gate, Key
 
 __all__ = ["PACKAGES", "Forwarder"]
@@ -35,7 +37,7 @@ PACKAGES = {"ipam": "muslin.ipam.v1", "endpoint": "muslin.endpoint.v1", "policy"
 DEFAULT_SECONDS = 60.0
 """Deadline of a unary call that came without one."""
 
-_OWN = ("user-agent", NODE_METADATA)
+_OWN = ("user-agent", NODE_METADATA, INVOCATION_METADATA)
 
 
 def _methods() -> dict[str, MethodDescriptor]:
@@ -81,7 +83,9 @@ class Forwarder(grpc.GenericRpcHandler):
 
     def _metadata(self, context: Context) -> tuple[tuple[str, str | bytes], ...]:
         received = context.invocation_metadata() or ()
-        return (*((key, value) for key, value in received if key not in _OWN and not key.startswith("grpc-")),
+        header = logs.traceparent.get()  # the caller's, or where there are traces our own span's below it
+        return (*((key, (header or value) if key == "traceparent" else value) for key, value in received
+                  if key not in _OWN and not key.startswith("grpc-")),
                 (NODE_METADATA, self._node))
 
     def _unary(self, tunnel: Tunnel | Tunnels, path: str) -> Callable[[bytes, Context], Awaitable[bytes]]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 
+from muslin import tracing
 from muslin.api.rpc.v1 import tunnel_pb2, tunnel_pb2_grpc
 from muslin.rpc.identity import caller_of
-from muslin.rpc.tunnel.context import Abort, CallContext, carried
+from muslin.rpc.tunnel.context import Abort, CallContext, carried, received
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class _Stream:
         self._ready: list[tunnel_pb2.Answer] = []
         self._wake = asyncio.Event()
         self._ending = False
+        self._invocation: tracing.Invocation | None = None
+        """The run of the plugin that this stream is of."""
 
     async def read(self, requests: AsyncIterator[tunnel_pb2.CallsRequest]) -> None:
         """Begin calls as they come in."""
@@ -134,12 +137,16 @@ class _Stream:
 
     async def aclose(self) -> None:
         """End what still runs: nobody hears of it."""
+        if self._invocation is not None:
+            self._invocation.end()
         running = tuple(self._running.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
     def _begin(self, call: tunnel_pb2.Call) -> None:
+        if tracing.active() and self._invocation is None:
+            self._invocation = tracing.invocation(received(call.metadata))
         task = asyncio.create_task(self._answer(call), name=f"tunnel {call.method}")
         self._running[call.id] = task
         task.add_done_callback(lambda done: self._done(call.id, done))

@@ -105,7 +105,10 @@ async def test_bytes_may_arrive_in_any_pieces(script: Path, chain: Chain, socket
 async def test_the_runtimes_trace_goes_on(plugin: Path, chain: Chain, socket: Path) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     await invoke(plugin, "ADD", configuration(socket), {**ATTACHMENT, "TRACEPARENT": parent})
-    assert {asked.metadata["traceparent"] for asked in chain.asked} == {parent}
+    sent, = {asked.metadata["traceparent"] for asked in chain.asked}
+    assert (sent[:36], sent[52:]) == (parent[:36], parent[52:])
+    assert {asked.metadata["muslin-invocation"].split()[::2] == ["ADD", "00f067aa0ba902b7"]
+            for asked in chain.asked} == {True}
 
 
 async def test_del_goes_backwards_and_prints_nothing(plugin: Path, chain: Chain, socket: Path) -> None:

@@ -90,15 +90,18 @@ def test_another_message_is_refused_or_skipped() -> None:
     assert messages.add_response(other) == (b"", b"n")
 
 
+PAIR = messages.metadata(b"k", b"v")
+
+
 @given(st.lists(st.tuples(st.integers(1, 1 << 40), TEXT, BYTES, st.integers(1, 1 << 31), st.text("abc-", min_size=1),
                           BYTES.filter(bool)), max_size=3))
 def test_tunnelled_calls_are_what_the_library_reads(
         calls: list[tuple[int, str, bytes, int, str, bytes]]) -> None:
-    ours = b"".join(messages.tunnelled(number, method, request, timeout, messages.metadata(key.encode(), value))
+    ours = b"".join(messages.tunnelled(number, method, request, timeout, [messages.metadata(key.encode(), value), PAIR])
                     for number, method, request, timeout, key, value in calls)
     assert tunnel_pb2.CallsRequest.FromString(ours) == tunnel_pb2.CallsRequest(calls=[
         tunnel_pb2.Call(id=number, method=method, request=request, timeout_ms=timeout,
-                        metadata=[tunnel_pb2.Metadata(key=key, value=value)])
+                        metadata=[tunnel_pb2.Metadata(key=key, value=value), tunnel_pb2.Metadata(key="k", value=b"v")])
         for number, method, request, timeout, key, value in calls])
 
 
