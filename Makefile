@@ -14,7 +14,7 @@ TAG ?= latest
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test conformance judge soak images test-compose lint protos shim bench clean
+.PHONY: help setup demo test conformance judge soak images test-compose test-kubernetes lint protos shim bench clean
 
 help:  ## Show what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ images:  ## Build the images muslin/{ipam,endpoint,policy,node,cli,etcd}; BASE=,
 
 test-compose: setup  ## Break a cluster of containers in all ways, and print what it did to traffic; needs root and Docker
 	MUSLIN_COMPOSE=1 TAG=$(TAG) $(BIN)/python -m pytest -s tests/compose
+
+test-kubernetes: setup  ## Muslin on a real Kubernetes node of its own, K8S_BIN=directory of its binaries; needs root
+	MUSLIN_KUBERNETES_NODE=1 K8S_BIN=$(abspath $(K8S_BIN)) $(BIN)/python -m pytest -s tests/kubernetes
 
 lint: .venv/ready  ## Check style, types and module boundaries
 	$(BIN)/ruff check

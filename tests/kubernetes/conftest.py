@@ -1,0 +1,44 @@
+"""Fixtures of the tests on a real Kubernetes node. They run by `make test-kubernetes` only: they take minutes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kubernetes.node import Node, missing
+
+VARIABLE = "MUSLIN_KUBERNETES_NODE"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave these tests out of the others' runs."""
+    return None if os.environ.get(VARIABLE) else True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip all, and say loudly why, where there is no Kubernetes to be had."""
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if here and (lacking := missing()):
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"\nNOT RUN: the {len(here)} tests on a Kubernetes node need {lacking}", red=True)
+        for item in here:
+            item.add_marker(pytest.mark.skip(reason=f"needs {lacking}"))
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A node where everything runs but a network, for the tests of one file.
+
+    MUSLIN_KUBERNETES_KEEP leaves its logs in /tmp.
+    """
+    print()  # noqa: T201 - what is done is told from a line of its own on
+    made = Node()
+    try:
+        made.up()
+        yield made
+    finally:
+        made.remove(keep_logs=bool(os.environ.get("MUSLIN_KUBERNETES_KEEP")))
