@@ -14,10 +14,14 @@ from muslin import log as logs
 from muslin import metrics, tracing
 from muslin.errors import MuslinError
 from muslin.rpc.guard import Guard, decoder
+from muslin.rpc.refusals import refused
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+LARGEST = 64 << 20
+"""Bytes of a message that is taken in at all."""
 
 _BARE = frozenset({"/muslin.rpc.v1.Tunnel/Calls"})
 """Methods served as they are: the calls within a tunnel are what counts, and it ends by itself on shutdown."""
@@ -32,6 +36,8 @@ class Around(grpc.aio.ServerInterceptor):
         self._draining = False
         self._streams: set[asyncio.Task[Any]] = set()
         self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._unread: dict[asyncio.Task[Any] | None, str] = {}
+        """Calls by themselves whose request has not come yet: the task of each, and its method."""
 
     def drain(self) -> None:
         """End the streams that are open: their clients go elsewhere at once instead of after the grace period."""
@@ -49,7 +55,16 @@ class Around(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
+        if not handler.request_streaming and (task := asyncio.current_task()) is not None:
+            self._unread[task] = method
+            task.add_done_callback(self._done)
         return cast("grpc.RpcMethodHandler[Any, Any]", handler if method in _BARE else self.wrap(method, handler))
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        """A call is over. gRPC itself refuses a message that is larger than it takes, and tells nobody here of it."""
+        if (method := self._unread.pop(task, None)) and not task.cancelled():
+            refused("oversized", "a caller", f"{method}: no request came: it had more than {LARGEST:,} bytes, or the "
+                                             "caller left")
 
     def wrap(self, method: str, handler: Any) -> Any:
         """The handler with all that happens around its calls."""
@@ -78,6 +93,7 @@ class Around(grpc.aio.ServerInterceptor):
         guard = self._guard(method)
 
         async def call(request: Any, context: Context) -> Any:
+            self._unread.pop(asyncio.current_task(), None)
             with _Observation(method, context, self._level(method)):
                 try:
                     request = _admitted(guard, request, context, streams)
@@ -93,6 +109,7 @@ class Around(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             task = asyncio.current_task()
             assert task is not None
+            self._unread.pop(task, None)
             self._streams.add(task)
             with _Observation(method, context, self._level(method)):
                 try:

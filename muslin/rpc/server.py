@@ -21,7 +21,7 @@ from muslin.errors import MuslinError
 from muslin.rpc import tls
 from muslin.rpc.app import App, Readiness
 from muslin.rpc.handshakes import watched
-from muslin.rpc.interceptor import Around
+from muslin.rpc.interceptor import LARGEST, Around
 from muslin.rpc.listen import SocketLock, unix_path
 from muslin.rpc.silent import Silent
 from muslin.rpc.tunnel import Handlers, TunnelServicer
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", LARGEST),
+    ("grpc.max_send_message_length", LARGEST),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # clients on TCP ask every 2 s
     ("grpc.keepalive_permit_without_calls", 1),
 )

@@ -252,7 +252,7 @@ async def test_malformed_and_oversized_messages_are_refused_and_harm_nobody(worl
         assert refused.value.code() is STATUS.RESOURCE_EXHAUSTED
         assert "a node's may have 4,194,304" in (refused.value.details() or "")
         assert (world.refusals("malformed"), world.refusals("oversized")) == (before[0] + 1, before[1] + 1)
-    # What is larger than gRPC takes at all does not even come to us.
+    # What is larger than gRPC takes at all does not even come to us, and is counted and said all the same.
     options = (("grpc.max_send_message_length", -1),)
     credentials = world.secure.certificates.credentials("operator")
     async with grpc.aio.secure_channel(world.at_ipam, credentials, options=options) as channel:
@@ -260,6 +260,8 @@ async def test_malformed_and_oversized_messages_are_refused_and_harm_nobody(worl
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await raw(b"\0" * (65 << 20), timeout=PATIENCE)
         assert refused.value.code() is STATUS.RESOURCE_EXHAUSTED
+    await until(lambda: world.refusals("oversized") == before[1] + 2, "it is counted")
+    await until(lambda: world.said("no request came: it had more than 67,108,864 bytes"), "it is said")
     await add(world, "n1", "after")
 
 
