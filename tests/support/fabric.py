@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,11 +161,11 @@ class Node:
         return command(self.netns, *argv, check=check)
 
     def ways(self, family: int = 4) -> dict[str, str]:
-        """Our routes: what `ip route` says of each destination."""
+        """Our routes: what `ip route` says of each destination, without the source that this host's own packets get."""
         lines = self.run("ip", f"-{family}", "route", "show", "proto", "109").splitlines()
         found = {}
         for line in lines:
-            words = line.split()
+            words = re.sub(r" src \S+", "", line).split()
             kind = words.pop(0) if words[0] in ("blackhole", "unreachable") else ""
             found[words[0] if "/" in words[0] else f"{words[0]}/{32 if family == 4 else 128}"] = (
                 kind or " ".join(words[1:words.index("metric")]))

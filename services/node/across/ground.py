@@ -10,11 +10,12 @@ import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from services.node.across.plan import OVERHEAD, Own, Plan, mac_of
+from services.node.across.plan import OVERHEAD, Encapsulation, Own, Plan, mac_of
 from services.node.errors import KernelError
-from services.node.netlink import links, network, settings, vxlan, ways
+from services.node.netlink import links, network, rules, settings, vxlan, ways
 from services.node.netlink.connection import Connection, Request
 from services.node.netlink.network import IPAddress
+from services.node.netlink.rules import Choice
 from services.node.netlink.vxlan import Tunnel
 from services.node.netlink.ways import Kind, Way
 
@@ -24,6 +25,8 @@ DEVICE = "vxlan.muslin"
 """Begins as no interface of a pod does: those are dropped until they have a policy."""
 ALIAS = "muslin-node: VXLAN to other nodes"
 """Marks the device as ours."""
+
+_TABLES = dict(zip((Encapsulation.VXLAN, Encapsulation.CROSS_SUBNET), ways.TABLES, strict=True))
 
 _AT_ONCE = 200
 """Requests in one datagram; their refusals must fit into the socket's buffer."""
@@ -93,12 +96,20 @@ def apply(connection: Connection, own: Own, plan: Plan, *, vni: int, port: int, 
             _peers(connection, plan, index, done)
         except KernelError as error:
             done.problems.append(f"VXLAN: {error}")
-    wanted = {Way(destination, step.kind, (step.link or index) if step.kind is Kind.FORWARD else 0, step.gateway)
+    # VXLAN's device has no address: which of this host's its own packets have is for us to say, if it is there.
+    mine = {each.address.ip for each in network.addresses(connection)} if index else set()
+    sources = {version: address for version, address in own.addresses.items() if address in mine}
+    wanted = {Way(destination, step.kind, (step.link or index) if step.kind is Kind.FORWARD else 0, step.gateway,
+                  sources.get(destination.version) if step.kind is Kind.FORWARD and not step.link else None)
               for destination, step in plan.steps.items() if step.kind is not Kind.FORWARD or step.link or index}
+    if index:
+        wanted |= {Way(destination, step.kind, index, step.gateway, table=_TABLES[mode])
+                   for mode, steps in plan.back.items() for destination, step in steps.items()}
     there = set(ways.listing(connection))
     _send(connection, [ways.add(way) for way in wanted - there], done)
-    kept = {way.destination for way in wanted}
-    _send(connection, [ways.delete(way) for way in there - wanted if way.destination not in kept], done)
+    _choices(connection, {Choice(pool, _TABLES[mode]) for pool, mode in plan.pools.items()} if index else set(), done)
+    kept = {(way.table, way.destination) for way in wanted}
+    _send(connection, [ways.delete(way) for way in there - wanted if (way.table, way.destination) not in kept], done)
     if not plan.tunnel:
         remove_tunnel(connection, done)
     forwarding = {way.device for way in wanted if way.kind is Kind.FORWARD} | set(uplinks)
@@ -132,6 +143,12 @@ def _tunnel(connection: Connection, tunnel: Tunnel, mtu: int, done: Done) -> int
         connection.request([links.set_link(link.index, up=True, alias=ALIAS, inet=_SETTINGS)])
         done.changed.append(f"set {DEVICE} up")
     return link.index
+
+
+def _choices(connection: Connection, wanted: set[Choice], done: Done) -> None:
+    there = rules.listing(connection)
+    surplus = [choice for choice in set(there) for _ in range(there.count(choice) - (choice in wanted))]
+    _send(connection, [*(rules.add(choice) for choice in wanted - set(there)), *map(rules.delete, surplus)], done)
 
 
 def _peers(connection: Connection, plan: Plan, index: int, done: Done) -> None:
@@ -189,6 +206,7 @@ def clear(connection: Connection, forwarded: Iterable[str]) -> list[str]:
         if (link := links.get(connection, name)) is not None:
             connection.request([links.set_link(link.index, inet={"forwarding": 0})])
     done, there = Done(), ways.listing(connection)
+    _choices(connection, set(), done)
     _send(connection, [ways.delete(way) for way in there], done)
     done.changed = []
     remove_tunnel(connection, done)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.node.across.ground import DEVICE
 from services.node.enforce.matches import destination_ports, family, in_nets, protocols
 from services.node.netlink.network import IPAddress, IPNetwork
 from services.node.nft import expressions as x
@@ -24,7 +25,7 @@ from services.node.nft.messages import Message
 __all__ = ["TABLE", "Guard", "Wanted", "chains", "remembered", "replacement"]
 
 TABLE = "muslin-nodes"
-LAYOUT = "made by muslin-node: between nodes; layout 1"
+LAYOUT = "made by muslin-node: between nodes; layout 2"
 """Comment of the table. One with another is replaced whole."""
 
 FORWARDED = "forwarded-"
@@ -126,11 +127,13 @@ def _tunnel_of_pods(wanted: Wanted, version: int) -> Iterable[Rule]:
 
 
 def _masquerade(wanted: Wanted, version: int) -> Iterable[Rule]:
+    """Other hosts see pods as they are, where packets go to them in VXLAN: their answers come back by it."""
     if chosen := _of(wanted.masquerade, version):
         yield Rule((*family(version), *in_nets(chosen, version, _SOURCE[version]),
                     *in_nets(_of(wanted.pools | wanted.masquerade, version), version, _DESTINATION[version],
                              invert=True),
-                    *_not_to_many(version), x.masquerade()), "pods, to what is no pod")
+                    *_not_to_many(version), x.meta(x.META_OIFNAME), x.compare(DEVICE.encode().ljust(
+                        x.INTERFACE.length, b"\0"), x.NOT_EQUAL), x.masquerade()), "pods, to what is no pod")
 
 
 def _of(networks: Iterable[IPNetwork], version: int) -> list[IPNetwork]:

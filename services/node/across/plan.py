@@ -2,6 +2,9 @@
 
 A block of another node is routed by way of that node: over a link that both are on, or in VXLAN. What is in none of our
 own pods goes nowhere: a blackhole for each of our own blocks keeps it from the default route, which would send it back.
+
+Hosts have no address in VXLAN: they send to pods with their own. What pods send to hosts therefore goes in VXLAN, too,
+where packets to those hosts' pods would: an answer that took another way would come from where no pod is.
 """
 
 from __future__ import annotations
@@ -101,6 +104,10 @@ class Plan:
     peers: frozenset[Peer]
     tunnel: bool
     """Whether VXLAN is to be there."""
+    back: Mapping[Encapsulation, Mapping[IPNetwork, Step]] = field(default_factory=dict)
+    """What becomes of packets from pods to other hosts, where VXLAN is meant, by what the pod's pool says of it."""
+    pools: Mapping[IPNetwork, Encapsulation] = field(default_factory=dict)
+    """Those pools."""
     problems: tuple[str, ...] = field(default=())
     """What can not be reached, and why, for people."""
 
@@ -126,6 +133,7 @@ def plan(own: Own, hosts: Mapping[str, Host], routes: Iterable[Route], pools: It
     `on_link` are the addresses of other nodes that are on a link of ours, with the link's index; `dead` are nodes that
     are taken to be gone.
     """
+    pools = tuple(pools)
     modes = {pool.name: pool.encapsulation or own.encapsulation for pool in pools}
     steps: dict[IPNetwork, Step] = {}
     peers: dict[str, Peer] = {}
@@ -157,8 +165,29 @@ def plan(own: Own, hosts: Mapping[str, Host], routes: Iterable[Route], pools: It
             if route.node not in peers:
                 peers[route.node] = _peer(route.node, host, remote)
             steps[route.network] = Step(Kind.FORWARD, _gateway(peers[route.node], route.network.version))
-    tunnel = own.underlay != 0 and (bool(peers) or any(mode is not Encapsulation.NONE for mode in modes.values()))
-    return Plan(steps, frozenset(peers.values()), tunnel, tuple(problems))
+    # Where no pool is known yet, what the node says is what the first one is going to have.
+    used = {mode for mode in (modes.values() or (own.encapsulation,)) if mode is not Encapsulation.NONE}
+    back: dict[Encapsulation, Mapping[IPNetwork, Step]] = {
+        mode: _back(mode, own, [host for name, host in hosts.items() if name not in (own.node, *dead)], on_link, peers)
+        for mode in used} if own.underlay else {}
+    tunnel = own.underlay != 0 and (bool(peers) or bool(used))
+    return Plan(steps, frozenset(peers.values()), tunnel, back,
+                {pool.network: modes[pool.name] for pool in pools if modes[pool.name] in back}, tuple(problems))
+
+
+def _back(mode: Encapsulation, own: Own, hosts: Iterable[Host], on_link: Mapping[IPAddress, int],
+          peers: dict[str, Peer]) -> dict[IPNetwork, Step]:
+    """The ways of pods to hosts, in VXLAN; who is reached so becomes a peer."""
+    found: dict[IPNetwork, Step] = {}
+    for host in hosts:
+        if (remote := host.addresses.get(own.underlay)) is None:
+            continue
+        for version, address in host.addresses.items():
+            if mode is Encapsulation.VXLAN or not on_link.get(address):
+                if host.node not in peers:
+                    peers[host.node] = _peer(host.node, host, remote)
+                found[ipaddress.ip_network(address)] = Step(Kind.FORWARD, _gateway(peers[host.node], version))
+    return found
 
 
 def _peer(node: str, host: Host, remote: IPAddress) -> Peer:

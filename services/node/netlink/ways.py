@@ -1,5 +1,7 @@
 """Routes to other nodes: those of a protocol number of our own, so that none of anybody else's is ever touched.
 
+Those to pods are in the main table, those of pods to other hosts in tables of our own, which rules choose.
+
 They come after all others to the same destination: a route to a pod of this node is always preferred.
 """
 
@@ -16,7 +18,7 @@ from services.node.netlink.attributes import as_u32, attribute, parse, u32
 from services.node.netlink.connection import NLM_F_CREATE, NLM_F_REPLACE, Connection, Request
 from services.node.netlink.network import IPAddress, IPNetwork
 
-__all__ = ["METRIC", "PROTOCOL", "Direction", "Kind", "Way", "add", "delete", "directions", "listing"]
+__all__ = ["MAIN", "METRIC", "PROTOCOL", "TABLES", "Direction", "Kind", "Way", "add", "delete", "directions", "listing"]
 
 PROTOCOL = 109
 """Marks a route as ours; `ip route` shows `proto 109`. None of linux/rtnetlink.h or of the usual routing daemons."""
@@ -26,7 +28,11 @@ METRIC = 2048
 
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE, _VIA = 1, 4, 5, 6, 7, 15, 18
-_MAIN, _ONLINK, _LOCAL = 254, 4, 2
+MAIN = 254
+TABLES = (10_901, 10_902)
+"""Tables of our own."""
+
+_UNNAMED, _ONLINK, _LOCAL = 0, 4, 2
 _RTMSG = struct.Struct("BBBBBBBBI")
 _FAMILY = {4: 2, 6: 10}
 _NOWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
@@ -51,6 +57,9 @@ class Way:
     kind: Kind
     device: int = 0
     gateway: IPAddress | None = None
+    source: IPAddress | None = None
+    """What this host's own packets have for their source; None leaves it to the kernel."""
+    table: int = MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,8 @@ def add(way: Way) -> Request:
             body += attribute(_GATEWAY, packed)
         else:
             body += attribute(_VIA, struct.pack("H", _FAMILY[way.gateway.version]) + packed)
+    if way.source is not None:
+        body += attribute(_PREFSRC, way.source.packed)
     return Request(_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"route {way.destination} to another node")
 
 
@@ -82,19 +93,23 @@ def delete(way: Way) -> Request:
 
 
 def _header(way: Way, flags: int) -> bytes:
-    body = _RTMSG.pack(_FAMILY[way.destination.version], way.destination.prefixlen, 0, 0, _MAIN, PROTOCOL, 0,
+    body = _RTMSG.pack(_FAMILY[way.destination.version], way.destination.prefixlen, 0, 0, _UNNAMED, PROTOCOL, 0,
                        way.kind.value, flags)
     if way.destination.prefixlen:
         body += attribute(_DST, way.destination.network_address.packed)
-    return body + u32(_PRIORITY, METRIC)
+    return body + u32(_PRIORITY, METRIC) + u32(_TABLE, way.table)
 
 
 def listing(connection: Connection) -> list[Way]:
-    """All routes of ours, of both families. Raises KernelError."""
+    """All routes of ours, of both families, in all tables. Raises KernelError."""
+    return [way for table in (MAIN, *TABLES) for way in _listing(connection, table)]
+
+
+def _listing(connection: Connection, wanted: int) -> list[Way]:
     found: list[Way] = []
     kinds = {kind.value: kind for kind in Kind}
     for family in _FAMILY.values():
-        body = _RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + u32(_TABLE, _MAIN)
+        body = _RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + u32(_TABLE, wanted)
         try:
             replies = connection.dump(Request(_GETROUTE, 0, body, "list routes to other nodes"))
         except KernelError as error:
@@ -103,19 +118,23 @@ def listing(connection: Connection) -> list[Way]:
             raise
         for reply in replies:
             family_, length, _, _, table, protocol, _, number, _ = _RTMSG.unpack_from(reply.body)
-            if protocol != PROTOCOL or table != _MAIN or number not in kinds:
-                continue
             attributes = parse(reply.body[_RTMSG.size:])
+            if _TABLE in attributes:  # whose number may be too large for the header
+                table = as_u32(attributes[_TABLE])
+            if protocol != PROTOCOL or table != wanted or number not in kinds:
+                continue
             if _PRIORITY not in attributes or as_u32(attributes[_PRIORITY]) != METRIC:
                 continue
             target = bytes(attributes[_DST]) if _DST in attributes else bytes(4 if family_ == _FAMILY[4] else 16)
             destination, kind = ipaddress.ip_network((target, length)), kinds[number]
             if kind is not Kind.FORWARD:  # IPv6 has the loopback for its device
-                found.append(Way(destination, kind))
+                found.append(Way(destination, kind, table=table))
                 continue
             via = attributes[_VIA][2:] if _VIA in attributes else attributes.get(_GATEWAY)
+            source = attributes.get(_PREFSRC)
             found.append(Way(destination, kind, as_u32(attributes[_OIF]) if _OIF in attributes else 0,
-                             None if via is None else ipaddress.ip_address(bytes(via))))
+                             None if via is None else ipaddress.ip_address(bytes(via)),
+                             None if source is None else ipaddress.ip_address(bytes(source)), table))
     return found
 
 

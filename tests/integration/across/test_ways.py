@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from muslin import netns
+from muslin import netns, rpc
 from muslin.api.ipam.v1 import ipam_pb2
+from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from tests.integration.node.world import family_of, listening, reaches
 from tests.support.fabric import NODES, OUTSIDE, Cluster, Pod, links, listing, until
 from tests.support.netns import command
@@ -18,6 +21,10 @@ from tests.support.netns import command
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="package")]
 
 PORT = 7000
+OPEN = policy_pb2.Object(kind="GlobalNetworkPolicy", name="open", manifest=b'''{"apiVersion": "projectcalico.org/v3",
+    "kind": "GlobalNetworkPolicy", "metadata": {"name": "open"}, "spec": {"ingress": [{"action": "Allow"}],
+    "egress": [{"action": "Allow"}]}}''')
+"""Pods of a network that Kubernetes has nothing to do with let in nobody but each other otherwise."""
 PATIENCE = 3.0
 
 
@@ -26,6 +33,13 @@ def connects(source: Pod, address: str, timeout: float = PATIENCE) -> bool:
         return reaches(source.netns, address, PORT, timeout=timeout)
     except OSError:
         return False  # there is no way, and it was said
+
+
+def connects_from(place: Path, address: str) -> bool:
+    try:
+        return reaches(place, address, PORT, timeout=1.0)
+    except OSError:
+        return False  # as above
 
 
 async def reached(source: Pod, target: Pod) -> None:
@@ -87,6 +101,50 @@ async def test_pods_of_all_nodes_reach_each_other(up: Cluster) -> None:
             each.close()
         for pod in pods:
             await up.delete(pod)
+
+
+@pytest.mark.parametrize("mode", ["cross-subnet", "vxlan"])
+async def test_hosts_and_pods_of_other_nodes_reach_each_other_in_vxlan(up: Cluster, mode: str) -> None:
+    """Both ways go in VXLAN: what joins nodes need not carry a packet with a pod's address."""
+    channel = rpc.channel(up.services["policy"].target)
+    policies: policy_pb2_grpc.PoliciesAsyncStub = policy_pb2_grpc.PoliciesStub(channel)
+    await policies.Apply(policy_pb2.ApplyRequest(objects=[OPEN]), timeout=20)
+    pods = [await up.add(node, f"{node}-h", ipv6=True) for node in NODES]
+    for pool in ("default", "six"):
+        await up.set_pool(pool, encapsulation=mode)
+    far = [(pod, node) for pod in pods for node in NODES
+           if node != pod.node and (mode == "vxlan" or "n3" in (node, pod.node))]
+    with ExitStack() as sockets:
+        for pod in pods:
+            sockets.enter_context(listening(pod.netns, PORT, ipv6=True))
+        for node in up.nodes.values():
+            sockets.enter_context(listening(node.netns, PORT, ipv6=True))
+        # Nothing but VXLAN, and what finds neighbours, passes between nodes.
+        neighbours = ("ether type arp", "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }")
+        for table, more in (("bridge strict", neighbours), ("inet strict", ())):
+            command(up.fabric.router, "nft", "; ".join((
+                f"add table {table}",
+                f"add chain {table} passed {{ type filter hook forward priority 0; policy drop; }}",
+                *(f"add rule {table} passed {match} accept" for match in ("udp dport 4789", *more)))))
+        try:
+            for pod, name in far:
+                place = up.nodes[name].netns
+                for address, host in zip(sorted(pod.addresses, key=family_of), NODES[name][1:], strict=True):
+                    await until(lambda: asyncio.to_thread(connects_from, place, address),  # noqa: B023
+                                f"{name} does not reach {pod}: {listing(place)}")
+                    await until(lambda: asyncio.to_thread(connects, pod, host, 1.0),  # noqa: B023
+                                f"{pod} does not reach {name}: {listing(up.nodes[pod.node].netns)}")
+        finally:
+            command(up.fabric.router, "nft", "delete table bridge strict; delete table inet strict")
+    for pool in ("default", "six"):
+        await up.set_pool(pool, encapsulation="none")
+    await until(lambda: all("109" not in node.run("ip", "rule") and "vxlan.muslin" not in links(node.netns)
+                            for node in up.nodes.values()), "rules stay")
+    for pod in pods:
+        await up.delete(pod)
+    await policies.Delete(policy_pb2.DeleteRequest(objects=[policy_pb2.ObjectRef(kind=OPEN.kind, name=OPEN.name)]),
+                          timeout=20)
+    await channel.close()
 
 
 async def test_an_address_that_nobody_has_does_not_come_back(up: Cluster) -> None:

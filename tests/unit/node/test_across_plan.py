@@ -48,8 +48,33 @@ def test_a_node_on_our_link_is_the_next_hop_itself(cidr: str) -> None:
     for mode in (Encapsulation.NONE, Encapsulation.CROSS_SUBNET):
         made = planned(mode, to("near", cidr))
         assert made.steps == {net(cidr): Step(Kind.FORWARD, NEAR.addresses[version], 7)}
-        assert not made.peers
+        assert not {step.gateway for step in made.steps.values()} & gateways(made)
         assert not made.problems
+
+
+def gateways(made: Plan) -> set[IPAddress]:
+    return {gateway for peer in made.peers for gateway in peer.gateways}
+
+
+def test_pods_answer_hosts_the_way_that_those_ask() -> None:
+    """In VXLAN where packets to that host's pods would go in it, whether it has any or not."""
+    made = planned(Encapsulation.VXLAN)
+    assert {host.addresses[version] for host in (NEAR, FAR) for version in (4, 6)} == {
+        network.network_address for network in made.back[Encapsulation.VXLAN]}
+    assert made.pools == {V4: Encapsulation.VXLAN, V6: Encapsulation.VXLAN}
+    made = planned(Encapsulation.CROSS_SUBNET)
+    assert {*FAR.addresses.values()} == {network.network_address for network in made.back[Encapsulation.CROSS_SUBNET]}
+    assert {step.gateway for steps in made.back.values() for step in steps.values()} <= gateways(made)
+    assert planned(Encapsulation.CROSS_SUBNET, dead=("far",)).back == {Encapsulation.CROSS_SUBNET: {}}
+    made = planned(Encapsulation.NONE)
+    assert (made.back, made.pools, made.peers, made.tunnel) == ({}, {}, frozenset(), False)
+
+
+def test_before_a_pool_is_known_the_node_is_taken_at_its_word() -> None:
+    """A pod that is added then must not get packets of a size that VXLAN has no room for."""
+    for mode in Encapsulation:
+        made = plan(Own("self", OWN, mode), HOSTS, (), (), ON_LINK)
+        assert made.tunnel == (mode is not Encapsulation.NONE)
 
 
 @pytest.mark.parametrize("cidr", ["10.9.1.0/26", "fd09::40/122"])
@@ -122,7 +147,8 @@ def test_every_way_of_vxlan_has_a_peer_and_every_peer_a_way(data: st.DataObject)
     made = planned(data.draw(st.sampled_from([None, *Encapsulation])), *routes,
                    default=data.draw(st.sampled_from(list(Encapsulation))),
                    dead=tuple(data.draw(st.sets(st.sampled_from(["near", "far"])))))
-    tunnelled = {step.gateway for step in made.steps.values() if step.kind is Kind.FORWARD and not step.link}
+    steps = [*made.steps.values(), *(step for back in made.back.values() for step in back.values())]
+    tunnelled = {step.gateway for step in steps if step.kind is Kind.FORWARD and not step.link}
     assert tunnelled <= {gateway for peer in made.peers for gateway in peer.gateways}
     assert all(tunnelled & peer.gateways for peer in made.peers)
     assert made.tunnel or not made.peers
