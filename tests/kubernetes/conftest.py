@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kubernetes import leaks
+from tests.kubernetes.muslin import Muslin
 from tests.kubernetes.node import Node, missing
+from tests.kubernetes.pods import Space
 
 VARIABLE = "MUSLIN_KUBERNETES_NODE"
 
@@ -42,3 +45,18 @@ def node() -> Iterator[Node]:
         yield made
     finally:
         made.remove(keep_logs=bool(os.environ.get("MUSLIN_KUBERNETES_KEEP")))
+
+
+@pytest.fixture
+def space(muslin: Muslin, request: pytest.FixtureRequest) -> Iterator[Space]:
+    """A namespace of the test's own. When its pods are gone, so must be all that they had.
+
+    `muslin` is what the test's file has the node networked by.
+    """
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    muslin.node.report(f"\n{name}")
+    made = Space(muslin.node, name)
+    made.make()
+    yield made
+    made.empty()
+    muslin.node.report(f"  left: {leaks.none(muslin)}")

@@ -13,9 +13,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+from muslin import netns
 from tests.kubernetes import images
 from tests.kubernetes.machine import ADDRESS, Machine, until
 from tests.kubernetes.pki import Authority, key_pair
@@ -139,6 +142,16 @@ class Node(Machine):
         """Have the API server store objects as they are here."""
         self.kubectl("apply", "--filename", "-", text=json.dumps({"apiVersion": "v1", "kind": "List",
                                                                   "items": list(objects)}))
+
+    def fetch(self, url: str, *, outside: bool = False, timeout: float = 1.0) -> str:
+        """What the node, or who is beyond its uplink, is answered over HTTP within seconds; "" if nothing."""
+        def ask() -> str:
+            try:
+                with urlopen(f"http://{url}", timeout=timeout) as answer:
+                    return str(answer.read().decode())
+            except (OSError, HTTPException):
+                return ""
+        return netns.run(self.world if outside else self.netns, ask)
 
     def import_image(self, archive: Path) -> None:
         """Give containerd the images of an archive, as of `docker save`."""

@@ -35,7 +35,7 @@ def test_debians_plugins_network_it(node: Node) -> None:
     until(lambda: node.get("pod", "web")["status"]["phase"] == "Running", "the pod runs", PATIENCE)
     address = node.get("pod", "web")["status"]["podIP"]
     assert node.kubectl("exec", "web", "--", "hostname").strip() == "web"
-    assert node.run("/bin/busybox", "wget", "-q", "-O", "-", f"http://{address}:8080/hostname") == "web"
+    assert node.fetch(f"{address}:8080/hostname") == "web"
     assert node.outside("/bin/busybox", "ping", "-c", "1", "-W", "5", ADDRESS)
 
 
