@@ -184,8 +184,10 @@ class Stack:
         return found[0]
 
     def kill_daemon(self, node: str) -> None:
-        """Kill the daemon of a node; the machine starts it again."""
-        os.kill(self.daemon(node), signal.SIGKILL)
+        """Kill the daemon of a node, and wait until it is gone; the machine starts it again."""
+        process = self.daemon(node)
+        os.kill(process, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{process}").exists(), f"the daemon of {node} is gone", PATIENCE)
 
     @contextlib.contextmanager
     def frozen_daemon(self, node: str) -> Iterator[None]:
@@ -239,6 +241,17 @@ class Stack:
         """Restart containers, as an operator does."""
         self.compose("restart", "--timeout", "10", *services)
 
+    def started(self) -> None:
+        """Wait until every process has begun to listen; whether it is ready is another matter."""
+        replicas = {self._pid(service): PORTS[service.rstrip("12")] for service in REPLICAS}
+        nodes = [self._pid(service) for service in NODES]
+        until(lambda: all(_listens(process, port) for process, port in replicas.items())
+              and all(_listens_at(process, "/run/muslin/muslin.sock") for process in nodes),
+              "all processes listen", PATIENCE)
+
+    def _pid(self, service: str) -> int:
+        return int(self.inspect(service)["State"]["Pid"])
+
     def replace(self, service: str) -> None:
         """Put a new container in a service's place, as an upgrade does, and wait until it is healthy."""
         self.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", service)
@@ -271,7 +284,20 @@ class Stack:
         _run([*self._entering(service), "nft", "-f", "-"], text=f"{rules}\n")
 
     def _entering(self, service: str) -> tuple[str, ...]:
-        return "nsenter", f"--net=/proc/{self.inspect(service)['State']['Pid']}/ns/net"
+        return "nsenter", f"--net=/proc/{self._pid(service)}/ns/net"
+
+
+def _listens(process: int, port: int) -> bool:
+    """Whether somebody in the process' network namespace listens on a TCP port (proc(5), /proc/net/tcp)."""
+    tables = [Path(f"/proc/{process}/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
+def _listens_at(process: int, path: str) -> bool:
+    """The same, on a unix socket: the flag is __SO_ACCEPTCON."""
+    rows = [line.split() for line in Path(f"/proc/{process}/net/unix").read_text().splitlines()[1:]]
+    return any(row[-1] == path and int(row[3], 16) & 0x10000 for row in rows)
 
 
 def _etcd_flags() -> tuple[str, ...]:
