@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-__all__ = ["Kind", "Name", "Meta", "Resource", "Pod", "Plain", "Node", "Manifest", "PODS", "NAMESPACES", "NODES",
+__all__ = ["Kind", "Name", "Meta", "Resource", "Pod", "Plain", "Node", "NodeCondition",
+           "Taint", "Manifest", "PODS", "NAMESPACES", "NODES",
            "SERVICE_ACCOUNTS", "NETWORK_POLICIES", "CALICO_NETWORK_POLICIES", "CALICO_GLOBAL_NETWORK_POLICIES",
            "CALICO_TIERS"]
 
@@ -124,15 +125,47 @@ class Plain(Resource, frozen=True):
     """An object of which only metadata are needed: a Namespace, a ServiceAccount."""
 
 
+class Taint(msgspec.Struct, frozen=True):
+    """What keeps pods off a node."""
+
+    key: str
+    effect: str | None = None
+
+
+class NodeCondition(msgspec.Struct, frozen=True):
+    """What somebody says of a node."""
+
+    type: str
+    status: str | None = None
+    """True, False or Unknown."""
+    reason: str | None = None
+
+
 class _NodeSpec(msgspec.Struct, frozen=True):
     cidr: str | None = msgspec.field(name="podCIDR", default=None)
     cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+    taints: list[Taint] | None = None
+
+
+class _NodeStatus(msgspec.Struct, frozen=True):
+    conditions: list[NodeCondition] | None = None
 
 
 class Node(Resource, frozen=True):
     """A node."""
 
     spec: _NodeSpec | None = None
+    status: _NodeStatus | None = None
+
+    @property
+    def taints(self) -> list[Taint]:
+        """Its taints, in their order."""
+        return (self.spec.taints if self.spec else None) or []
+
+    def condition(self, kind: str) -> NodeCondition | None:
+        """What is said of it under a heading."""
+        said = (self.status.conditions if self.status else None) or []
+        return next((condition for condition in said if condition.type == kind), None)
 
     @property
     def pod_cidrs(self) -> tuple[str, ...]:

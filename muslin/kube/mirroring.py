@@ -19,13 +19,13 @@ from muslin.etcd.backoff import Backoff
 from muslin.etcd.election import Deposed, Election, Term
 from muslin.kube import metrics
 from muslin.kube.access import Load
-from muslin.kube.client import Client, Pace
-from muslin.kube.kinds import Kind
-from muslin.kube.reflector import Reflector
+from muslin.kube.client import Client, Listing, Pace
+from muslin.kube.kinds import Kind, Name, Resource
+from muslin.kube.reflector import Reflector, Sink
 from muslin.kube.wanted import Convert, KeyOf, Wanted
 from muslin.tasks import TaskSet
 
-__all__ = ["Mirroring", "Target"]
+__all__ = ["Aside", "Mirroring", "Target"]
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,35 @@ class Target(Protocol[Stored]):
         """
 
 
+class Aside(Protocol):
+    """What else the elected process does with the objects, beside storing them.
+
+    The methods but `run` are called between awaits, and do not fail.
+    """
+
+    def begin(self) -> None:
+        """A term begins: nothing is known of any object."""
+
+    def listed(self, kind: Kind[Any], objects: Sequence[Resource]) -> None:
+        """These are all that there are of a kind, but for such as do not decode."""
+
+    def put(self, kind: Kind[Any], item: Resource) -> None:
+        """An object was made or changed."""
+
+    def gone(self, kind: Kind[Any], name: Name) -> None:
+        """An object was deleted."""
+
+    async def run(self, client: Client) -> None:
+        """Do it until cancelled, which the end of the term does. A failure of the API server's does not end it."""
+
+
 class Mirroring(Generic[R]):
     """Keeps `target` in step with the API server of `load`; `run()` does it, in a task of the owner's."""
 
     def __init__(self, election: Election, load: Load, kinds: Sequence[Kind[Any]], key_of: KeyOf, convert: Convert[R],
-                 target: Target[R], pace: Pace | None = None) -> None:
+                 target: Target[R], pace: Pace | None = None, aside: Aside | None = None) -> None:
         self._election, self._load, self._kinds, self._pace = election, load, kinds, pace
+        self._aside = aside
         self._key_of, self._convert, self._target = key_of, convert, target
         self._wanted: Wanted[R] | None = None
 
@@ -83,8 +106,13 @@ class Mirroring(Generic[R]):
         client, tasks = Client(self._load, self._pace), TaskSet()
         metrics.WRITING.set(1)
         try:
+            if self._aside:
+                self._aside.begin()
+                tasks.spawn("beside it", self._aside.run(client))
             for kind in self._kinds:
-                tasks.spawn(f"follow {kind}", Reflector(client, kind, wanted.sink(kind)).run())
+                sink = wanted.sink(kind)
+                tasks.spawn(f"follow {kind}", Reflector(
+                    client, kind, _Both(sink, kind, self._aside) if self._aside else sink).run())
             writing = tasks.spawn("write what changes", self._write(wanted, term))
             await asyncio.wait((writing, tasks.failed), return_when=asyncio.FIRST_COMPLETED)
             if tasks.failed.done():
@@ -144,3 +172,25 @@ class Mirroring(Generic[R]):
             metrics.WRITTEN.inc(len(todo))
             log.info("stored what the API server has: records=%d deleted=%d", len(todo),
                      sum(record is None for record in todo.values()))
+
+
+class _Both:
+    """A sink that somebody listens to."""
+
+    def __init__(self, sink: Sink[Any], kind: Kind[Any], aside: Aside) -> None:
+        self._sink, self._kind, self._aside = sink, kind, aside
+
+    def listed(self, listing: Listing[Any]) -> None:
+        self._aside.listed(self._kind, listing.objects)
+        self._sink.listed(listing)
+
+    def put(self, item: Resource) -> None:
+        self._aside.put(self._kind, item)
+        self._sink.put(item)
+
+    def gone(self, name: Name) -> None:
+        self._aside.gone(self._kind, name)
+        self._sink.gone(name)
+
+    def excused(self) -> None:
+        self._sink.excused()

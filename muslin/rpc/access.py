@@ -75,6 +75,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     # What services ask each other.
     "/muslin.endpoint.v1.Endpoints/Get": _only(Role.IPAM, again=True),
     "/muslin.endpoint.v1.Endpoints/GetPod": _only(Role.IPAM, again=True),
+    "/muslin.endpoint.v1.Endpoints/ReportPod": _only(Role.IPAM, again=True),
     "/muslin.endpoint.v1.Endpoints/WatchInventory": _only(Role.IPAM, Role.POLICY),
     # The operator's. Named one by one, so that a new method is thought about.
     **dict.fromkeys((
@@ -84,6 +85,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
         "/muslin.ipam.v1.Ipam/GetConfig", "/muslin.ipam.v1.Ipam/SetConfig", "/muslin.ipam.v1.Ipam/Assign",
         "/muslin.ipam.v1.Ipam/Release", "/muslin.ipam.v1.Ipam/Batch", "/muslin.ipam.v1.Ipam/ListBlocks",
         "/muslin.ipam.v1.Ipam/ListHandles", "/muslin.ipam.v1.Ipam/Lookup", "/muslin.ipam.v1.Ipam/ReleaseAffinity",
+        "/muslin.ipam.v1.Ipam/DrainNode", "/muslin.ipam.v1.Ipam/ListNodes",
         "/muslin.ipam.v1.Ipam/RemoveNode", "/muslin.ipam.v1.Ipam/Collect", "/muslin.ipam.v1.Ipam/Check",
         "/muslin.ipam.v1.Ipam/ReleaseReported", "/muslin.ipam.v1.Ipam/Rebuild",
         "/muslin.endpoint.v1.Endpoints/Create", "/muslin.endpoint.v1.Endpoints/List",

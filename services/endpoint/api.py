@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import grpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.cni import netconf
 from muslin.cni.netconf import Kubernetes
-from muslin.errors import Denied, FailedPrecondition, MuslinError, NotFound
+from muslin.errors import Denied, FailedPrecondition, InvalidArgument, MuslinError, NotFound
 from muslin.etcd import keys
 from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.endpoint import bulk, changing, codec, convert, hosts
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from services.endpoint.server import EndpointApp
 
 log = logging.getLogger(__name__)
+
+_REASON = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -206,7 +209,8 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         if host.node != node:
             raise Denied(f"host.node is {host.node!r}, and the call comes from {node!r}: a node announces itself")
         async with within(seconds := remaining(context)):
-            lease = await self._app.hosts.announce(host, request.ttl_seconds, request.lease, seconds)
+            lease = await self._app.hosts.announce(host, request.ttl_seconds, request.lease, seconds,
+                                                   request.host.trouble)
         return endpoint_pb2.AnnounceResponse(lease=lease)
 
     async def WatchHosts(self, request: endpoint_pb2.WatchHostsRequest,
@@ -214,6 +218,17 @@ class Endpoints(endpoint_pb2_grpc.EndpointsServicer):
         """Where nodes can be reached, and then what changes."""
         async for response in self._app.hosts.watch():
             yield response
+
+    async def ReportPod(self, request: endpoint_pb2.ReportPodRequest,
+                        context: Context) -> endpoint_pb2.ReportPodResponse:
+        """Let the user of a pod know what is amiss with it."""
+        (namespace, name), = convert.refs([endpoint_pb2.PodRef(namespace=request.namespace, name=request.name)])
+        if not _REASON.fullmatch(request.reason):
+            raise InvalidArgument(f"reason {request.reason!r} is not a word in CamelCase")
+        if not request.message:
+            raise InvalidArgument("message is empty: say what is wrong")
+        self._app.report(namespace, name, request.uid, request.reason, request.message)
+        return endpoint_pb2.ReportPodResponse()
 
     async def WatchInventory(self, request: endpoint_pb2.WatchInventoryRequest,
                              context: Context) -> AsyncIterator[endpoint_pb2.WatchInventoryResponse]:

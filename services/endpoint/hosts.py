@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import msgspec
 
@@ -27,6 +27,8 @@ SHORTEST_TTL, LONGEST_TTL = 2, 3600
 """Seconds; a lease of etcd's can not be shorter than about its time to elect a leader."""
 MESSAGE = 500
 """Hosts in one message, at most."""
+_LONGEST = 500
+"""Characters of a node's trouble."""
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -34,6 +36,8 @@ class Host(msgspec.Struct, frozen=True):
 
     node: str
     addresses: tuple[str, ...] = ()
+    version: str = ""
+    """Of its daemon."""
 
 
 class Hosts:
@@ -44,13 +48,14 @@ class Hosts:
         self._latest: Latest[str, endpoint_pb2.Host] = Latest()
         mirror.subscribe(self._take)
 
-    async def announce(self, host: Host, ttl: int, lease: int, timeout: float) -> int:
+    async def announce(self, host: Host, ttl: int, lease: int, timeout: float, trouble: str = "") -> int:
         """Store where a node is and that it is present for `ttl` seconds; the lease to go on with.
 
-        With the lease of an earlier answer nothing is written, as long as nothing has changed. Raises Unavailable,
-        TimedOut: not known to be done; announce again.
+        `trouble` is why it can not serve now, if it can not. With the lease of an earlier answer nothing is written, as
+        long as nothing has changed. Raises Unavailable, TimedOut: not known to be done; announce again.
         """
         key, presence, value = keys.host(host.node), keys.presence(host.node), msgspec.json.encode(host)
+        said = trouble[:_LONGEST].encode()
         known, present = self._mirror.items.get(key), self._mirror.items.get(presence)
         if known is None or known.value != value:
             await self._etcd.put(key, value, timeout=timeout)
@@ -61,10 +66,17 @@ class Hosts:
             except NotFound:
                 log.info("the presence of node %s had ended", host.node)
             else:
+                if present.value != said:
+                    await self._etcd.put(presence, said, lease, timeout=timeout)
                 return lease
         granted = await self._etcd.lease(ttl)
-        await self._etcd.put(presence, b"", granted.id, timeout=timeout)
+        await self._etcd.put(presence, said, granted.id, timeout=timeout)
         return granted.id
+
+    @property
+    def known(self) -> Mapping[str, endpoint_pb2.Host]:
+        """The hosts as they are now; live."""
+        return self._latest.values
 
     async def forget(self, nodes: Sequence[str]) -> None:
         """Forget where nodes could be reached. Raises Unavailable, TimedOut."""
@@ -107,8 +119,10 @@ class Hosts:
             host = msgspec.json.decode(item.value, type=Host)
         except msgspec.MsgspecError as problem:
             raise Corrupt(f"record {item.key} does not decode: {problem}; its node will write it anew") from None
-        self._latest.put(node, endpoint_pb2.Host(node=node, addresses=host.addresses,
-                                                 present=keys.presence(node) in self._mirror.items))
+        present = self._mirror.items.get(keys.presence(node))
+        self._latest.put(node, endpoint_pb2.Host(
+            node=node, addresses=host.addresses, present=present is not None, version=host.version,
+            trouble=present.value.decode(errors="replace") if present else ""))
 
 
 def of_message(message: endpoint_pb2.Host, ttl: int) -> Host:
@@ -131,4 +145,4 @@ def of_message(message: endpoint_pb2.Host, ttl: int) -> Host:
         if address.version in families:
             raise InvalidArgument(f"host.addresses[{number}] {text} is the second of its family: name one of each")
         families.add(address.version)
-    return Host(node, tuple(str(ipaddress.ip_address(text)) for text in message.addresses))
+    return Host(node, tuple(str(ipaddress.ip_address(text)) for text in message.addresses), message.version[:_LONGEST])

@@ -1,8 +1,9 @@
-"""Which endpoints a pod has, and which have an address. No I/O."""
+"""Which endpoints a pod has, which have an address, and which nodes have endpoints. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 
 from muslin.etcd import keys
 from services.endpoint.records import WorkloadEndpoint
@@ -14,6 +15,12 @@ class Index:
     def __init__(self) -> None:
         self._by_pod: dict[str, set[str]] = {}
         self._by_address: dict[str, set[str]] = {}
+        self._nodes: Counter[str] = Counter()
+
+    @property
+    def nodes(self) -> Set[str]:
+        """Nodes that have endpoints; live."""
+        return self._nodes.keys()
 
     def of_pod(self, pod_key: str) -> Sequence[str]:
         """Endpoints of the pod at a key, sorted."""
@@ -28,9 +35,13 @@ class Index:
         if before:
             _forget(self._by_address, before.addresses, key)
             _forget(self._by_pod, _pod(before), key)
+            self._nodes[before.node] -= 1
         if after:
             _note(self._by_address, after.addresses, key)
             _note(self._by_pod, _pod(after), key)
+            self._nodes[after.node] += 1
+        if before and not self._nodes[before.node]:
+            del self._nodes[before.node]
 
 
 def _pod(record: WorkloadEndpoint) -> Sequence[str]:

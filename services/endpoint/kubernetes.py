@@ -15,7 +15,7 @@ from muslin.kube import kinds
 from muslin.kube.access import Load
 from muslin.kube.client import Pace
 from muslin.kube.kinds import Kind, Name, Resource
-from muslin.kube.mirroring import Mirroring
+from muslin.kube.mirroring import Aside, Mirroring
 from services.endpoint import bulk, codec
 from services.endpoint.codec import Listed
 from services.endpoint.convert import PROTOCOLS
@@ -69,11 +69,11 @@ def _ours(item: Resource) -> dict[str, str]:
 class Source:
     """Keeps the records in step with an API server; `run()` does it, in a task of the owner's, where it is elected."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror, store: Store, pods: Pods, load: Load,
+    def __init__(self, etcd: Etcd, mirror: Mirror, store: Store, pods: Pods, load: Load, aside: Aside,
                  pace: Pace | None = None) -> None:
         self._mirror, self._store, self._pods = mirror, store, pods
         election = Election(etcd, keys.ENDPOINT_WRITER, f"{socket.gethostname()}/{os.getpid()}")
-        self._mirroring: Mirroring[Listed] = Mirroring(election, load, KINDS, key_of, converted, self, pace)
+        self._mirroring: Mirroring[Listed] = Mirroring(election, load, KINDS, key_of, converted, self, pace, aside)
         mirror.subscribe(self._changed)
 
     async def run(self) -> None:

@@ -21,3 +21,4 @@ FOLLOWED = Counter("muslin_endpoint_followed_total", "Records rewritten because 
 CONFLICTS = Counter("muslin_endpoint_conflicts_total",
                     "Transactions decided anew because another process had changed a record first.")
 UNKNOWN = Counter("muslin_endpoint_unknown_total", "Transactions whose outcome was not learned.")
+NODE_WRITES = Counter("muslin_endpoint_node_writes_total", "Changes of Nodes at the API server.", ["sort"])

@@ -12,11 +12,11 @@ import msgspec
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.endpoint.v1 import endpoint_pb2_grpc
-from muslin.cni import collect, netconf
+from muslin.cni import collect, netconf, refusals
 from muslin.cni.invocation import Invocation
 from muslin.cni.netconf import Kubernetes
 from muslin.cni.result import IPConfig, previous
-from muslin.errors import FailedPrecondition, NotFound
+from muslin.errors import FailedPrecondition, MuslinError, NotFound
 from muslin.etcd import keys
 from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.endpoint import check, codec, sharing
@@ -42,8 +42,13 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         call = Invocation.parse(request.call, "")
         call = dataclasses.replace(call, node=node_of(context, call.conf.nodename))
         fetched = await self._fetched(call, context)
-        async with within(remaining(context)):
-            record = await self._app.attachments.add(call, bound_to(context), fetched)
+        try:
+            async with within(remaining(context)):
+                record = await self._app.attachments.add(call, bound_to(context), fetched)
+        except MuslinError as problem:
+            if call.kubernetes and (reason := refusals.reason(problem)):
+                self._app.report(call.namespace, call.pod, call.args.get("K8S_POD_UID", ""), reason, problem.message)
+            raise
         joined = record.network if record.network != call.network else ""
         handed_on = msgspec.structs.replace(call.context, host_interface=record.host_interface, mac=record.mac,
                                             bandwidth=record.bandwidth, joined=joined)

@@ -12,15 +12,20 @@ from muslin.errors import Unavailable
 from muslin.etcd import Etcd, Members, keys
 from muslin.etcd.mirror import Mirror
 from muslin.kube.access import Load
+from muslin.kube.client import Client
+from muslin.kube.events import Recorder, Subject
 from muslin.rpc import App, Part, Readiness
 from services.endpoint.api import Endpoints
 from services.endpoint.attachments import Attachments
 from services.endpoint.hosts import Hosts
 from services.endpoint.kubernetes import Source
+from services.endpoint.leftovers import GONE_AFTER
 from services.endpoint.listing import Lists
 from services.endpoint.lookup import Lookup
+from services.endpoint.nodes import NodeKeeper
 from services.endpoint.plugin import Plugin
 from services.endpoint.pods import Pods
+from services.endpoint.standing import DOWN_AFTER
 from services.endpoint.store import Store
 
 _LOOK = 0.5
@@ -31,12 +36,14 @@ class EndpointApp(App):
     """The endpoint service on one etcd cluster.
 
     `kubernetes` reads the credentials of an API server whose pods, namespaces and nodes are to be followed, if any is.
-    Only an ADD of a pod that is not known waits for that server.
+    Only an ADD of a pod that is not known waits for that server. `node_down_after` and `node_gone_after` are the
+    seconds after which a node's Node says that it has no network, and what a deleted node has left is removed.
     """
 
     name = "muslin-endpoint"
 
-    def __init__(self, etcd: Sequence[str] | Members, kubernetes: Load | None = None) -> None:
+    def __init__(self, etcd: Sequence[str] | Members, kubernetes: Load | None = None, *,
+                 node_down_after: float = DOWN_AFTER, node_gone_after: float = GONE_AFTER) -> None:
         super().__init__()
         self._etcd = Etcd(etcd)
         self._mirror = Mirror(self._etcd, keys.ENDPOINT)
@@ -46,7 +53,12 @@ class EndpointApp(App):
         self._hosts = Hosts(self._etcd, self._mirror)
         self.lookup = Lookup(kubernetes)
         """Asks for pods that are not known."""
-        self._kubernetes = Source(self._etcd, self._mirror, self._store, self._pods, kubernetes) if kubernetes else None
+        self._kubernetes, self._events, self._recorder = None, None, None
+        if kubernetes:
+            keeper = NodeKeeper(self._mirror, self._store, self._hosts, node_down_after, node_gone_after)
+            self._kubernetes = Source(self._etcd, self._mirror, self._store, self._pods, kubernetes, keeper)
+            self._events = Client(kubernetes)
+            self._recorder = Recorder(self._events, self.name)
 
     async def start(self, readiness: Readiness) -> None:
         """Begin to follow the store. Until that is read, requests are answered UNAVAILABLE."""
@@ -55,6 +67,8 @@ class EndpointApp(App):
         self.tasks.spawn("store", self._report(readiness.part("store")))
         if self._kubernetes:
             self.tasks.spawn("kubernetes", self._kubernetes.run())
+        if self._recorder:
+            self.tasks.spawn("events", self._recorder.run())
 
     def register(self, server: grpc.aio.Server) -> tuple[str, ...]:
         """Serve muslin.endpoint.v1."""
@@ -66,8 +80,18 @@ class EndpointApp(App):
         """Let go of the store."""
         await self.tasks.aclose()  # its tasks use the store
         await self.lookup.aclose()
+        if self._events:
+            await self._events.aclose()
         await self._store.aclose()
         await self._etcd.aclose()
+
+    def report(self, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
+        """Let the user of a pod know why it gets no network, where there is an API server. `uid` may be empty."""
+        if self._recorder is None:
+            return
+        known = self._store.pod(namespace, name, uid)
+        if uid := uid or (known.uid if known else ""):
+            self._recorder.warn(Subject("v1", "Pod", namespace, name, uid), reason, message)
 
     async def _report(self, part: Part) -> None:
         while True:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -92,6 +92,11 @@ class Store:
     def holders(self, address: str) -> Sequence[str]:
         """Keys of the endpoints that have an address."""
         return self._index.holders(address)
+
+    @property
+    def nodes(self) -> Set[str]:
+        """The nodes that have endpoints; live."""
+        return self._index.nodes
 
     def endpoints_of(self, pod_key: str) -> Sequence[str]:
         """Keys of the endpoints of a pod."""

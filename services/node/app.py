@@ -71,7 +71,7 @@ class NodeApp(rpc.App):
         self.upkeep = Upkeep(self.node, self._channels, self._kernel, self._enforcer, self.attachments, self._monitor,
                              self._run, self._state)
         self.across = Across(self.node, self._channels, self._kernel, self._nft, self._prefixes, self._uplink,
-                             self._between)
+                             self._between, self._trouble)
         plugin = Plugin(self.node, self._kernel, self._enforcer, self.attachments, self.upkeep, self._prefixes)
         node_pb2_grpc.add_PluginServicer_to_server(plugin, server)
         own = NodeServer(self.status, self._enforcer, Tracer(self._enforcer))
@@ -123,6 +123,10 @@ class NodeApp(rpc.App):
             await channel.close()
         if self._nft is not None:
             self._nft.close()
+
+    def _trouble(self) -> str:
+        """Why an ADD would not be served now; empty if it would."""
+        return "; ".join(f"{part.name}: {part.message}" for part in self._readiness.parts.values() if not part.ready)
 
     def status(self) -> node_pb2.GetStatusResponse:
         """What the node runs and enforces, and what is amiss."""

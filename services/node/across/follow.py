@@ -14,6 +14,7 @@ from typing import Protocol
 
 import grpc
 
+from muslin import __version__
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from muslin.errors import MuslinError, from_status
@@ -149,16 +150,17 @@ class Announcer:
         self._node, self._ttl = node, ttl
         self._lease = 0
         self._changed = asyncio.Event()
-        self._addresses: Mapping[int, IPAddress] = {}
+        self._addresses: Mapping[int, IPAddress] | None = None
+        self._trouble = ""
 
-    def say(self, addresses: Mapping[int, IPAddress]) -> None:
-        """Say this from now on."""
-        if addresses != self._addresses:
-            self._addresses = dict(addresses)
+    def say(self, addresses: Mapping[int, IPAddress], trouble: str) -> None:
+        """Say this from now on: where the node is, and why it can not serve now, if it can not."""
+        if addresses != self._addresses or trouble != self._trouble:
+            self._addresses, self._trouble = dict(addresses), trouble
             self._changed.set()
 
     async def run(self) -> None:
-        """Say it for ever, once there is an address."""
+        """Say it for ever, once it is known."""
         pause = FIRST_PAUSE
         await self._changed.wait()
         while True:
@@ -177,7 +179,8 @@ class Announcer:
                 continue
 
     async def _announce(self) -> None:
-        host = endpoint_pb2.Host(node=self._node, addresses=[str(each) for each in self._addresses.values()])
+        host = endpoint_pb2.Host(node=self._node, addresses=[str(each) for each in (self._addresses or {}).values()],
+                                 trouble=self._trouble, version=__version__)
         request = endpoint_pb2.AnnounceRequest(host=host, ttl_seconds=max(2, round(self._ttl)), lease=self._lease)
         with translated("endpoint: announce this node"):
             answer = await self._stub.Announce(request, timeout=CALL_SECONDS, metadata=((NODE_METADATA, self._node),))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -67,8 +67,12 @@ class Across:
     """One node's part in it."""
 
     def __init__(self, node: str, channels: Mapping[str, grpc.aio.Channel], kernel: Kernel, nft: Nftables,
-                 prefixes: tuple[str, ...], uplink: Uplink, settings: Settings) -> None:
-        """`channels` by service; `prefixes` begin the names of pods' interfaces."""
+                 prefixes: tuple[str, ...], uplink: Uplink, settings: Settings, trouble: Callable[[], str]) -> None:
+        """`channels` by service; `prefixes` begin the names of pods' interfaces.
+
+        `trouble` says why this node can not serve now, empty if it can.
+        """
+        self._trouble = trouble
         self._node, self._kernel, self._uplink, self._settings = node, kernel, uplink, settings
         self._guard, self._prefixes = Guard(nft), prefixes
         self._wake = asyncio.Event()
@@ -123,7 +127,7 @@ class Across:
             ground.look, outside=OUTSIDE, own=self._settings.addresses.values(), others=others))
         self._uplink.beside(min(underlay.links, default=0))
         addresses = dict(self._settings.addresses) or underlay.addresses
-        self._announcer.say(addresses)
+        self._announcer.say(addresses, self._trouble())
         if not addresses or not (self._hosts.complete and self._routes.complete):
             return
         own = Own(self._node, addresses, self._settings.encapsulation)

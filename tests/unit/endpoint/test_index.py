@@ -10,7 +10,8 @@ from services.endpoint.index import Index
 from services.endpoint.records import WorkloadEndpoint
 
 RECORDS = st.none() | st.builds(
-    WorkloadEndpoint, st.just("net"), st.just("c"), st.just("eth0"), st.just("n"), st.just("k8s"), st.just("w"),
+    WorkloadEndpoint, st.just("net"), st.just("c"), st.just("eth0"), st.sampled_from(["n", "m"]), st.just("k8s"),
+    st.just("w"),
     namespace=st.just("prod"), pod=st.sampled_from(["", "a", "b"]),
     addresses=st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2"]), max_size=3).map(tuple))
 
@@ -25,6 +26,7 @@ def test_it_follows_every_change(changes: list[tuple[str, WorkloadEndpoint | Non
             now[key] = after
     for address in ("10.0.0.1", "10.0.0.2"):
         assert index.holders(address) == sorted(key for key, record in now.items() if address in record.addresses)
+    assert index.nodes == {record.node for record in now.values()}
     for pod in ("a", "b"):
         assert index.of_pod(keys.pod("prod", pod)) == sorted(key for key, r in now.items() if r.pod == pod)
 

@@ -1430,12 +1430,20 @@ class Host(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Name of the node."""
     present: _builtins.bool
     """Whether its daemon has announced it within its time to live (output only).
     One that has not may live all the same: nothing is known but that.
     """
+    trouble: _builtins.str
+    """Why its daemon can not serve ADDs now, for people; empty if it can, or is
+    absent.
+    """
+    version: _builtins.str
+    """Version of its daemon; empty if it did not say."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses that other nodes reach it by, at most one of a family."""
@@ -1446,10 +1454,12 @@ class Host(_message.Message):
         node: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         present: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "node", b"node", "present", b"present"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "node", b"node", "present", b"present", "trouble", b"trouble", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1561,3 +1571,58 @@ class WatchHostsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchHostsResponse: _TypeAlias = WatchHostsResponse  # noqa: Y015
+
+@_typing.final
+class ReportPodRequest(_message.Message):
+    """ReportPodRequest says what is amiss with a pod."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    name: _builtins.str
+    """Name."""
+    uid: _builtins.str
+    """Its uid as the runtime has it; empty if it does not say."""
+    reason: _builtins.str
+    """A word in CamelCase, for programs."""
+    message: _builtins.str
+    """What is wrong and what mends it, for people."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "namespace", b"namespace", "reason", b"reason", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportPodRequest: _TypeAlias = ReportPodRequest  # noqa: Y015
+
+@_typing.final
+class ReportPodResponse(_message.Message):
+    """ReportPodResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportPodResponse: _TypeAlias = ReportPodResponse  # noqa: Y015

@@ -378,6 +378,11 @@ class EndpointsStub:
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsRequest.SerializeToString,
                 response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsResponse.FromString,
                 _registered_method=True)
+        self.ReportPod = channel.unary_unary(
+                '/muslin.endpoint.v1.Endpoints/ReportPod',
+                request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ReportPodRequest.SerializeToString,
+                response_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ReportPodResponse.FromString,
+                _registered_method=True)
         self.WatchInventory = channel.unary_stream(
                 '/muslin.endpoint.v1.Endpoints/WatchInventory',
                 request_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchInventoryRequest.SerializeToString,
@@ -528,6 +533,15 @@ class EndpointsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportPod(self, request, context):
+        """ReportPod lets the user of a pod know why it gets no network: an Event where an
+        API server is followed, else nothing. Written later and seldom; that it could
+        not be written is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchInventory(self, request, context):
         """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes.
         """
@@ -627,6 +641,11 @@ def add_EndpointsServicer_to_server(servicer, server):
                     servicer.WatchHosts,
                     request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsRequest.FromString,
                     response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsResponse.SerializeToString,
+            ),
+            'ReportPod': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportPod,
+                    request_deserializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ReportPodRequest.FromString,
+                    response_serializer=muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ReportPodResponse.SerializeToString,
             ),
             'WatchInventory': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchInventory,
@@ -1121,6 +1140,33 @@ class Endpoints:
             '/muslin.endpoint.v1.Endpoints/WatchHosts',
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsRequest.SerializeToString,
             muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.WatchHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportPod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.endpoint.v1.Endpoints/ReportPod',
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ReportPodRequest.SerializeToString,
+            muslin_dot_endpoint_dot_v1_dot_endpoint__pb2.ReportPodResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -174,6 +174,11 @@ class EndpointsStub:
     """WatchHosts streams where nodes can be reached: a snapshot, then changes.
     Always what holds now: changes that follow each other may be told as one.
     """
+    ReportPod: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ReportPodRequest, _endpoint_pb2.ReportPodResponse]
+    """ReportPod lets the user of a pod know why it gets no network: an Event where an
+    API server is followed, else nothing. Written later and seldom; that it could
+    not be written is no error.
+    """
     WatchInventory: _grpc.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]
     """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
 
@@ -240,6 +245,11 @@ class EndpointsAsyncStub(EndpointsStub):
     WatchHosts: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchHostsRequest, _endpoint_pb2.WatchHostsResponse]  # type: ignore[assignment]
     """WatchHosts streams where nodes can be reached: a snapshot, then changes.
     Always what holds now: changes that follow each other may be told as one.
+    """
+    ReportPod: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ReportPodRequest, _endpoint_pb2.ReportPodResponse]  # type: ignore[assignment]
+    """ReportPod lets the user of a pod know why it gets no network: an Event where an
+    API server is followed, else nothing. Written later and seldom; that it could
+    not be written is no error.
     """
     WatchInventory: _aio.UnaryStreamMultiCallable[_endpoint_pb2.WatchInventoryRequest, _endpoint_pb2.WatchInventoryResponse]  # type: ignore[assignment]
     """WatchInventory streams pods, namespaces and nodes: a snapshot, then changes."""
@@ -412,6 +422,17 @@ class EndpointsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_endpoint_pb2.WatchHostsResponse], _abc.AsyncIterator[_endpoint_pb2.WatchHostsResponse]]:
         """WatchHosts streams where nodes can be reached: a snapshot, then changes.
         Always what holds now: changes that follow each other may be told as one.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportPod(
+        self,
+        request: _endpoint_pb2.ReportPodRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.ReportPodResponse, _abc.Awaitable[_endpoint_pb2.ReportPodResponse]]:
+        """ReportPod lets the user of a pod know why it gets no network: an Event where an
+        API server is followed, else nothing. Written later and seldom; that it could
+        not be written is no error.
         """
 
     @_abc_1.abstractmethod

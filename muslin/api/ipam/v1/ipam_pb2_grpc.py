@@ -378,6 +378,16 @@ class IpamStub:
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeResponse.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/DrainNode',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.ListNodes = channel.unary_unary(
+                '/muslin.ipam.v1.Ipam/ListNodes',
+                request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListNodesRequest.SerializeToString,
+                response_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListNodesResponse.FromString,
+                _registered_method=True)
         self.Collect = channel.unary_unary(
                 '/muslin.ipam.v1.Ipam/Collect',
                 request_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.CollectRequest.SerializeToString,
@@ -550,6 +560,22 @@ class IpamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """DrainNode has a node get no new address and no new block, and gives its empty
+        blocks back; or has it get some again. Repeating it goes on with that, and says
+        what is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodes(self, request, context):
+        """ListNodes returns what each node has, sorted by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Collect(self, request, context):
         """Collect looks for what nobody claims and frees what it has found before,
         too. FAILED_PRECONDITION while a source of claims is out of sync.
@@ -673,6 +699,16 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.RemoveNode,
                     request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeRequest.FromString,
                     response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DrainNodeRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'ListNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodes,
+                    request_deserializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListNodesRequest.FromString,
+                    response_serializer=muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListNodesResponse.SerializeToString,
             ),
             'Collect': grpc.unary_unary_rpc_method_handler(
                     servicer.Collect,
@@ -1182,6 +1218,60 @@ class Ipam:
             '/muslin.ipam.v1.Ipam/RemoveNode',
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeRequest.SerializeToString,
             muslin_dot_ipam_dot_v1_dot_ipam__pb2.RemoveNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/DrainNode',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.DrainNodeRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muslin.ipam.v1.Ipam/ListNodes',
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListNodesRequest.SerializeToString,
+            muslin_dot_ipam_dot_v1_dot_ipam__pb2.ListNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

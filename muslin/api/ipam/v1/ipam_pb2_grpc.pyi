@@ -178,6 +178,13 @@ class IpamStub:
     """RemoveNode frees all that a node that is gone held, and its affinities.
     FAILED_PRECONDITION while the endpoint service has records on it.
     """
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.DrainNodeRequest, _ipam_pb2.DrainNodeResponse]
+    """DrainNode has a node get no new address and no new block, and gives its empty
+    blocks back; or has it get some again. Repeating it goes on with that, and says
+    what is left.
+    """
+    ListNodes: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListNodesRequest, _ipam_pb2.ListNodesResponse]
+    """ListNodes returns what each node has, sorted by name."""
     Collect: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.CollectRequest, _ipam_pb2.CollectResponse]
     """Collect looks for what nobody claims and frees what it has found before,
     too. FAILED_PRECONDITION while a source of claims is out of sync.
@@ -261,6 +268,13 @@ class IpamAsyncStub(IpamStub):
     """RemoveNode frees all that a node that is gone held, and its affinities.
     FAILED_PRECONDITION while the endpoint service has records on it.
     """
+    DrainNode: _aio.UnaryUnaryMultiCallable[_ipam_pb2.DrainNodeRequest, _ipam_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """DrainNode has a node get no new address and no new block, and gives its empty
+    blocks back; or has it get some again. Repeating it goes on with that, and says
+    what is left.
+    """
+    ListNodes: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListNodesRequest, _ipam_pb2.ListNodesResponse]  # type: ignore[assignment]
+    """ListNodes returns what each node has, sorted by name."""
     Collect: _aio.UnaryUnaryMultiCallable[_ipam_pb2.CollectRequest, _ipam_pb2.CollectResponse]  # type: ignore[assignment]
     """Collect looks for what nobody claims and frees what it has found before,
     too. FAILED_PRECONDITION while a source of claims is out of sync.
@@ -449,6 +463,25 @@ class IpamServicer(metaclass=_abc_1.ABCMeta):
         """RemoveNode frees all that a node that is gone held, and its affinities.
         FAILED_PRECONDITION while the endpoint service has records on it.
         """
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _ipam_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.DrainNodeResponse, _abc.Awaitable[_ipam_pb2.DrainNodeResponse]]:
+        """DrainNode has a node get no new address and no new block, and gives its empty
+        blocks back; or has it get some again. Repeating it goes on with that, and says
+        what is left.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNodes(
+        self,
+        request: _ipam_pb2.ListNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListNodesResponse, _abc.Awaitable[_ipam_pb2.ListNodesResponse]]:
+        """ListNodes returns what each node has, sorted by name."""
 
     @_abc_1.abstractmethod
     def Collect(
