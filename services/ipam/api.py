@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import msgspec
 
 from muslin.api.cni.v1 import cni_pb2
 from muslin.api.ipam.v1 import ipam_pb2
 from muslin.errors import InvalidArgument
 from muslin.rpc import remaining
-from services.ipam import admin, blocks, handles, nodes, pools, ranges, reservations, settings
+from services.ipam import admin, blocks, drain, handles, nodes, pools, ranges, reservations, settings
 from services.ipam.batch import Session, wanted
 from services.ipam.config import Config
 from services.ipam.convert import block_message, config_message, handle_message, pool_message, slot_message
@@ -204,6 +205,33 @@ class Api(UpkeepApi):
         deleted, orphaned = await nodes.release_affinity(self._app.etcd, await self._current(), request.node,
                                                          request.cidr)
         return ipam_pb2.ReleaseAffinityResponse(deleted=deleted, orphaned=orphaned)
+
+    async def DrainNode(self, request: ipam_pb2.DrainNodeRequest, context: Context) -> ipam_pb2.DrainNodeResponse:
+        """Have a node get nothing new, and give back what it does not use; or have it get something again."""
+        view, released = await self._current(), []
+        if request.undo:
+            await drain.undo(self._app.etcd, view, request.node)
+        else:
+            released = await drain.drain(self._app.etcd, view, self._app.allocator, request.node, remaining(context))
+        (left,) = await self._use(request.node)
+        return ipam_pb2.DrainNodeResponse(left=left, released=released)
+
+    async def ListNodes(self, request: ipam_pb2.ListNodesRequest, context: Context) -> ipam_pb2.ListNodesResponse:
+        """What each node has."""
+        return ipam_pb2.ListNodesResponse(nodes=await self._use(request.node))
+
+    async def _use(self, node: str) -> list[ipam_pb2.NodeUse]:
+        """What a node has, or each one that has anything."""
+        view, held = await self._current(), []
+        for number, (_, known) in enumerate(view.handles()):
+            if known.value and node in ("", known.value.node):
+                held.append(known.value)
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        found = {each.node: each for each in drain.use(view, held) if node in ("", each.node)}
+        if node:
+            found.setdefault(node, drain.Use(node))
+        return [ipam_pb2.NodeUse(**msgspec.structs.asdict(each)) for each in found.values()]
 
     async def RemoveNode(self, request: ipam_pb2.RemoveNodeRequest,
                          context: Context) -> ipam_pb2.RemoveNodeResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muslin.errors import AlreadyExists, Corrupt, InvalidArgument
+from muslin.errors import AlreadyExists, Corrupt, Exhausted, InvalidArgument
 from muslin.etcd import keys
 from muslin.rpc import require_own
 from services.ipam import blocks, pools, ranges, releasing, sources, specific, store
@@ -33,6 +33,10 @@ def assign(step: Step, request: Request) -> Granted | Damaged:
         # Written again, unchanged: who was about to collect it, as nobody used it, sees that somebody is about to.
         step.writes[key] = store.encode(known.value)
         return Granted(known.value, new=False)
+    node = request.handle.node
+    if node in step.view.draining:
+        raise Exhausted(f"no address for {request.identity}: node {node} is drained of addresses and gets no new one; "
+                        f"muslin node drain-ipam {node} --undo ends that")
     if (reserved := step.view.reservations()).revision and reserved.value is None:
         raise Corrupt("the record of reservations is damaged, so it is not known which addresses may be given; "
                       "see muslin ipam check")
@@ -43,6 +47,8 @@ def assign(step: Step, request: Request) -> Granted | Damaged:
     for family in wanted:
         if family not in given:
             given[family] = _new(step, request, family, asked.get(family))
+    if any(block.node != node for address in given.values() if (block := step.block(address.block))):
+        step.rests_on(keys.ipam_node(node))  # that it is not drained: of its own blocks each says so itself
     new = request.handle
     handle = Handle(new.network, new.container_id, new.ifname, new.node, new.namespace, new.pod,
                     tuple(given[family] for family in wanted), new.created_ms or step.view.clock.wall_ms(),

@@ -63,7 +63,7 @@ class Block(msgspec.Struct, frozen=True, omit_defaults=True):
     cooling: dict[int, Cooling] = {}
     """What is known of the last assignment of released ordinals."""
     leaving: bool = False
-    """Its node is being removed: it gives nothing new, and goes when it is empty."""
+    """Its node is being removed, or drained: it gives nothing new, and goes when it is empty."""
 
     @property
     def affinity(self) -> Literal["confirmed", "pendingDeletion", "none"]:

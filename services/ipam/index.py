@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from services.ipam import blocks, cooling
@@ -72,6 +72,11 @@ class Index:
     def owned(self, node: str) -> dict[str, None]:
         """CIDRs of a node's blocks."""
         return self._owned.get(node, {})
+
+    @property
+    def owners(self) -> Set[str]:
+        """The nodes that have blocks; live."""
+        return self._owned.keys()
 
     def update(self, cidr: str, pools: tuple[str, str], old: tuple[bool, Block | None],
                new: tuple[bool, Block | None]) -> None:

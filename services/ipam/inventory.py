@@ -29,6 +29,8 @@ PATIENCE = 0.5
 """Seconds that a pod's first appearance, or the first snapshot of all, is waited for at most."""
 ASKING = 5.0
 """Seconds that the endpoint service has to find a pod; it gives an API server three of them."""
+BRIEFLY = 1.0
+"""Seconds that it has where it is not followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Inventory:
         self._target = target
         self._known: dict[Key, Pod | Namespace | Node] = {}
         self._seen: set[Key] | None = None  # what the snapshot under way has named
-        self._pods = 0
+        self._pods = self._nodes = 0
         self._moved = asyncio.Event()
         self._settled = False
         self._fetches = True
@@ -77,6 +79,11 @@ class Inventory:
     def synced(self) -> bool:
         """Whether what is known is what the endpoint service knows."""
         return not self.trouble
+
+    @property
+    def told_of_nodes(self) -> bool:
+        """Whether anybody tells the endpoint service of nodes: one that is not known is none then."""
+        return self._nodes > 0
 
     def knows(self, namespace: str, name: str, uid: str) -> bool:
         """Whether a pod is known, and of this uid, where both are known."""
@@ -107,11 +114,13 @@ class Inventory:
             NotFound: the API server says that there is no such pod.
             Unavailable: there is an API server, and it can not be asked.
         """
-        if self._stub is None or (self._settled and not self.synced) or not (self._fetches or config):
+        if self._stub is None or not (self._fetches or config):
             return None
+        # A stream that is interrupted may be so for a moment only, and the service be there.
+        patience = ASKING if self.synced or not self._settled else BRIEFLY
         request = endpoint_pb2.GetPodRequest(namespace=namespace, name=name, uid=uid, config=config)
         try:
-            answer = await self._stub.GetPod(request, timeout=min(timeout, ASKING))
+            answer = await self._stub.GetPod(request, timeout=min(timeout, patience))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise NotFound(f"endpoint: {error.details()}") from None
@@ -195,7 +204,7 @@ class Inventory:
                 continue
             if self._seen is not None:
                 self._seen.add(key)
-            self._pods += key[0] == "pod" and key not in self._known
+            self._count(key, key not in self._known)
             self._known[key] = _value(change)
         if response.snapshot_complete:
             if self._seen is not None:
@@ -208,7 +217,11 @@ class Inventory:
 
     def _forget(self, key: Key) -> None:
         if self._known.pop(key, None) is not None:
-            self._pods -= key[0] == "pod"
+            self._count(key, -1)
+
+    def _count(self, key: Key, difference: int) -> None:
+        self._pods += difference * (key[0] == "pod")
+        self._nodes += difference * (key[0] == "node")
 
     def _announce(self) -> None:
         self._moved.set()

@@ -39,7 +39,7 @@ async def release_affinity(etcd: Etcd, view: View, node: str, cidr: str) -> tupl
             raise InvalidArgument(f"cidr: {problem}; write a block's or a pool's, or leave it out") from None
     deleted: list[str] = []
     orphaned: list[str] = []
-    for block in _of(view, node):
+    for block in of(view, node):
         if cidr and not ranges.holds(cidr, block.cidr):
             continue
         done = await _settle(etcd, view, node, block.cidr)
@@ -61,8 +61,8 @@ async def remove(etcd: Etcd, view: View, allocator: Allocator, node: str,
         Conflict, Unavailable, TimedOut: not known to be done; ask again.
     """
     handles.check_node(node)
-    for block in _of(view, node):
-        await _edit(etcd, view, block.cidr, lambda present: None if present.node != node or present.leaving else (
+    for block in of(view, node):
+        await edit(etcd, view, block.cidr, lambda present: None if present.node != node or present.leaving else (
             msgspec.structs.replace(present, sequence=present.sequence + 1, leaving=True)))
     await etcd.put(keys.ipam_node(node), store.encode(store.Node("")))  # stops claims that are under way
     await allocator.refresh()
@@ -81,7 +81,7 @@ async def remove(etcd: Etcd, view: View, allocator: Allocator, node: str,
     freed = [address for some in await asyncio.gather(*map(free, mine)) for address in some]
     await allocator.refresh()
     gone = []
-    for block in _of(view, node):
+    for block in of(view, node):
         if await _settle(etcd, view, node, block.cidr) is False:
             gone.append(block.cidr)
     await etcd.delete(keys.ipam_node(node))
@@ -89,7 +89,8 @@ async def remove(etcd: Etcd, view: View, allocator: Allocator, node: str,
     return sorted(freed, key=_number), gone
 
 
-def _of(view: View, node: str) -> list[Block]:
+def of(view: View, node: str) -> list[Block]:
+    """The blocks of a node, in order."""
     found: Iterable[Block] = (block for cidr in list(view.index.owned(node)) if (block := view.block(cidr).value))
     return sorted(found, key=lambda block: blocks.first(block.cidr))
 
@@ -111,11 +112,11 @@ async def _settle(etcd: Etcd, view: View, node: str, cidr: str) -> bool | None:
         left = bool(block.held or view.index.cools(block))
         return left and msgspec.structs.replace(block, sequence=block.sequence + 1, node="", leaving=False)
 
-    await _edit(etcd, view, cidr, settle)
+    await edit(etcd, view, cidr, settle)
     return left
 
 
-async def _edit(etcd: Etcd, view: View, cidr: str, change: Callable[[Block], Block | bool | None]) -> None:
+async def edit(etcd: Etcd, view: View, cidr: str, change: Callable[[Block], Block | bool | None]) -> None:
     """Change a block by compare-and-swap; `change` returns it anew, False to delete it, None to leave it."""
     key = keys.block(cidr)
     for _ in range(_ATTEMPTS):

@@ -15,7 +15,7 @@ from muslin.cni import netconf
 from muslin.cni.invocation import Invocation
 from muslin.cni.netconf import Kubernetes
 from muslin.cni.result import IPConfig, previous
-from muslin.errors import Corrupt, FailedPrecondition, NotFound, Unavailable, Unsupported
+from muslin.errors import Corrupt, FailedPrecondition, MuslinError, NotFound, Unavailable, Unsupported
 from muslin.rpc import bound_to, is_local, node_of, remaining
 from services.ipam import handles, requests
 from services.ipam.check import differences
@@ -48,9 +48,13 @@ class Plugin(ipam_pb2_grpc.PluginServicer):
                               "\"calico-ipam\", or leave it out")
         handle = handles.of(call.attachment, node_of(context, call.conf.nodename), call.namespace, call.pod)
         server = is_local(context) and call.conf.kubernetes != Kubernetes()
-        wanted = await self._resolved(call, handle, request.call.config if server else b"", remaining(context))
-        wanted = dataclasses.replace(wanted, bound=bool(bound_to(context)))
-        held = await self._app.allocator.assign(wanted, remaining(context))
+        try:
+            wanted = await self._resolved(call, handle, request.call.config if server else b"", remaining(context))
+            wanted = dataclasses.replace(wanted, bound=bool(bound_to(context)))
+            held = await self._app.allocator.assign(wanted, remaining(context))
+        except MuslinError as problem:
+            self._app.reporter.refused(call, problem)
+            raise
         log.info("held attachment=%s node=%s addresses=%s", held.identity, held.node,
                  ",".join(a.address for a in held.addresses))
         ips = tuple(IPConfig(str(ipaddress.ip_interface(a.address))) for a in held.addresses)

@@ -20,6 +20,7 @@ from services.ipam.api import Api
 from services.ipam.inventory import ENDPOINT, Inventory
 from services.ipam.metrics import PoolGauges
 from services.ipam.plugin import Plugin
+from services.ipam.reporting import Reporter
 from services.ipam.routes import Routes
 from services.ipam.upkeep.collector import GRACE
 from services.ipam.upkeep.service import COLLECT_INTERVAL, Upkeep, endpoint_sources
@@ -57,6 +58,8 @@ class IpamApp(App):
         self._allocator = Allocator(self._etcd, self._mirror, self._view, self.tasks)
         self.inventory = Inventory(endpoint)
         """What is known of pods, namespaces and nodes. Nothing waits for it to be complete."""
+        self.reporter = Reporter(endpoint)
+        """Lets users of pods know why they get no address."""
         self.upkeep = Upkeep(self, endpoint_sources(endpoint), self.inventory, grace=collect_grace,
                              interval=collect_interval, clock=self._view.clock)
         """Collects, checks and repairs."""
@@ -67,6 +70,7 @@ class IpamApp(App):
         self._mirror.subscribe(self._changed)
         self.tasks.spawn("mirror", self._mirror.run())
         self.tasks.spawn("inventory", self.inventory.run())
+        self.tasks.spawn("reports", self.reporter.run())
         self.upkeep.start(self.tasks, self._mirror, lambda: self._view.ours)
         self.tasks.spawn("store", self._follow(readiness.part("store")))
 

@@ -51,7 +51,7 @@ def choose(step: Step, request: Request, address: str) -> tuple[Block, int, Pool
 def _may_give(step: Step, request: Request, address: str, block: Block) -> None:
     if block.leaving:
         raise FailedPrecondition(f"address {address} is in block {block.cidr} of node {block.node}, which is being "
-                                 "removed")
+                                 "given up")
     if block.node != request.handle.node and step.view.settings().strict_affinity:
         raise FailedPrecondition(f"address {address} is in block {block.cidr} of "
                                  f"{f'node {block.node}' if block.node else 'no node'}, and affinity is strict: "

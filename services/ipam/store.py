@@ -8,7 +8,7 @@ blocks/CIDR            `blocks.Block`
 affinities/NODE/CIDR   `Affinity`; written together with the block it is of
 handles/ATTACHMENT     `handles.Handle`; written together with its block
 pool-generation        `Generation`; rewritten with every pool that is made
-nodes/NODE             `Node`; rewritten with every block that it claims
+nodes/NODE             `Node`; rewritten with every block that it claims, says if it is drained
 reservations           `reservations.Reservations`
 config                 `config.Config`
 barrier                empty; rewritten to learn how current the mirror is
@@ -52,6 +52,8 @@ class Node(msgspec.Struct, frozen=True):
 
     newest: str
     """CIDR of the block that was claimed last."""
+    draining: bool = False
+    """Whether it gets nothing new."""
 
 
 def encode(record: msgspec.Struct) -> bytes:

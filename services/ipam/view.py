@@ -10,7 +10,7 @@ caught up with yet, so that one commit can follow another without waiting for th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -73,6 +73,7 @@ class View:
         self._writing: dict[str, bytes | None] = {}
         self._made: dict[str, Block] = {}
         self._config: Known[Config] = Known(None, 0)
+        self._draining: set[str] = set()
         self._reservations: Known[Reservations] = Known(None, 0)
 
     def pools(self) -> tuple[Pool, ...]:
@@ -113,6 +114,11 @@ class View:
     def open_blocks(self, node: str) -> Iterator[str]:
         """CIDRs of a node's blocks with an address to give now."""
         return iter(self.index.open(node))
+
+    @property
+    def draining(self) -> Set[str]:
+        """The nodes that get nothing new; live."""
+        return self._draining
 
     def tally(self, pool: str) -> Tally:
         """The sums of a pool."""
@@ -207,6 +213,10 @@ class View:
             self._index_block(key)
         elif key.startswith(keys.IPAM_POOLS):
             self._index_pool(key)
+        elif key.startswith(keys.IPAM_NODES):
+            node = _known(store.Node, self._effective(key)).value
+            (self._draining.add if node and node.draining else self._draining.discard)(
+                key.removeprefix(keys.IPAM_NODES))
         elif key == keys.IPAM_CONFIG:
             self._config = _known(Config, self._effective(key))
         elif key == keys.IPAM_RESERVATIONS:

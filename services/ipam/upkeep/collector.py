@@ -9,7 +9,8 @@ before it has its endpoint record. So a handle must
 - be unclaimed still when it is read anew, together with the claims, at the moment it is freed;
 - hold only addresses that nobody else claims either: all of them are freed, or none.
 
-Blocks without an address in use are garbage when seen so twice, but for a node's last.
+Blocks without an address in use are garbage when seen so twice, but for a node's last; of a node that is gone, or
+drained, or has not been in the inventory for the grace period, that too.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Collector:
         self.rules = rules
         self._seen: dict[str, _Seen] = {}
         self._nodes: set[str] = set()
+        self._missing: dict[str, float] = {}
 
     def claimed(self, identity: str) -> None:
         """A source has told of an attachment: whatever was seen of its handle counts no more."""
@@ -113,6 +115,11 @@ class Collector:
         gone = {node for node in wanted if node in self._nodes and node not in existing}
         self._nodes.update(existing)
         return frozenset(gone)
+
+    def missing(self, nodes: Collection[str], now: Now) -> frozenset[str]:
+        """Which of some nodes have been among them for the grace period."""
+        self._missing = {node: self._missing.get(node, now.monotonic) for node in nodes}
+        return frozenset(node for node, since in self._missing.items() if now.monotonic - since >= self.rules.grace)
 
     def look(self, suspects: Iterable[Suspect], empty: Iterable[Empty], gone: Collection[str], now: Now,
              ) -> list[Finding]:
@@ -180,7 +187,7 @@ def users(claims: Iterable[Claim]) -> dict[str, set[str]]:
 
 
 def spare(blocks: Iterable[tuple[Empty | None, str, int]], gone: Collection[str]) -> Iterator[Empty]:
-    """The empty blocks that may go: a node keeps one block of each family, unless it is gone.
+    """The empty blocks that may go: a node keeps one block of each family, unless it is `gone`, or to keep none.
 
     Each item is a block if it is empty, else None; its node; its family.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from muslin.errors import Corrupt, FailedPrecondition, MuslinError
-from muslin.etcd import Etcd, KeyValue, keys
+from muslin.etcd import Delete, Etcd, KeyValue, keys, unchanged
 from muslin.etcd.mirror import Mirror
 from services.ipam import ranges, store
 from services.ipam.allocator import Allocator
@@ -53,6 +53,10 @@ class Nodes(Protocol):
     @property
     def synced(self) -> bool:
         """Whether it knows of all of them."""
+
+    @property
+    def told_of_nodes(self) -> bool:
+        """Whether there is any: else nobody may have told of them."""
 
     def node(self, name: str) -> object | None:
         """The node of a name, None if there is none."""
@@ -122,10 +126,12 @@ class Rounds:
         for source in self._sources:
             metrics.CLAIMS.labels(source.name).set(len(source.known))
         doubtful = await suspects(mirror.items, known)
-        gone = self._gone(doubtful)
-        empty = list(empties(self._stored.view, gone))
+        gone, unlisted = self._gone(doubtful), self._unlisted(now)
+        empty = list(empties(self._stored.view, gone | unlisted | self._stored.view.draining))
         findings = self._collector.look(doubtful, empty, gone, now)
         outcomes = await self._settle(findings, dry_run)
+        if not dry_run:
+            await self._forget((gone | unlisted) - {suspect.node for suspect in doubtful})
         metrics.ROUNDS.inc()
         for kind, which in (("handle", Suspect), ("block", Empty)):
             metrics.FINDINGS.labels(kind).set(sum(isinstance(f.subject, which) for f in findings))
@@ -142,8 +148,31 @@ class Rounds:
     def _gone(self, doubtful: Iterable[Suspect]) -> frozenset[str]:
         if self._nodes is None or not self._nodes.synced:
             return frozenset()
-        wanted = {suspect.node for suspect in doubtful} | {block.node for block in self._stored.view.blocks()}
+        view = self._stored.view
+        wanted = {suspect.node for suspect in doubtful} | view.index.owners | view.draining
         return self._collector.deleted(wanted, {node for node in wanted if node and self._nodes.node(node)})
+
+    def _unlisted(self, now: Now) -> frozenset[str]:
+        """Nodes with blocks that have not been in the inventory for the grace period, though others are.
+
+        They may have been there before this process was: what `_gone` does not know. They may also work under another
+        name than the cluster's: so only what is of no use is taken from them, and they lose nothing by it.
+        """
+        view, nodes = self._stored.view, self._nodes
+        if nodes is None or not nodes.synced or not nodes.told_of_nodes:
+            missing: set[str] = set()
+        else:
+            missing = {node for node in view.index.owners | view.draining if nodes.node(node) is None}
+        return self._collector.missing(missing, now)
+
+    async def _forget(self, nodes: Iterable[str]) -> None:
+        """Forget that nodes without blocks were drained: one that comes back by such a name is another."""
+        view = self._stored.view
+        for node in view.draining & set(nodes) - view.index.owners:
+            key = keys.ipam_node(node)
+            if (record := await self._stored.etcd.get(key, timeout=_CALL)) is not None:
+                await self._stored.etcd.txn([unchanged(key, record.mod_revision)], [Delete(key)])
+                log.info("node=%s is gone, and was drained: that is forgotten", node)
 
     async def _settle(self, findings: Sequence[Finding], dry_run: bool) -> list[Outcome]:
         """Read everything anew for what is due, and free what is still so."""

@@ -229,7 +229,7 @@ async def test_a_pod_whose_wishes_can_not_be_is_told_so(api: ApiServer, client: 
     made = await api.put(PODS, "web", "prod", metadata={"annotations": {"muslin.dev/hwAddr": "nonsense"}})
     uid = made["metadata"]["uid"]
     args = f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID={uid}"
-    with pytest.raises(InvalidArgument, match=r"annotation muslin\.dev/hwAddr 'nonsense' is not a MAC address") as caught:
+    with pytest.raises(InvalidArgument, match="'nonsense' is not a MAC address") as caught:
         await client.add(call(1, args=args))
     await until(lambda: bool(api.events()))
     (event,) = api.events()
