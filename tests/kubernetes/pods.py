@@ -82,10 +82,13 @@ class Space:
 
     def ready(self, *names: str, patience: float = PATIENCE) -> list[str]:
         """Wait until pods are Ready; returns their addresses."""
+        found: dict[str, dict[str, Any]] = {}
+
         def all_ready() -> bool:
-            return all(_ready(self.pod(name)) for name in names)
+            found.update((pod["metadata"]["name"], pod) for pod in self.pods())
+            return all(_ready(found.get(name, {})) for name in names)
         until(all_ready, lambda: self.kubectl("describe", "pods", *names, check=False), patience)
-        return [address_of(self.pod(name)) for name in names]
+        return [address_of(found[name]) for name in names]
 
     def run(self, *names: str) -> list[str]:
         """Make pods that serve, and wait until they are Ready; returns their addresses."""
