@@ -47,11 +47,16 @@ FROM runtime AS node
 USER root
 RUN install -d -o root -g root -m 0700 /run/muslin /var/lib/muslin /var/log/muslin
 COPY --from=build /src/build/cni/muslin /opt/cni/bin/muslin
+# On a cluster's node the host's plugins are mounted over these: from here they are installed there.
+COPY --from=build /src/build/cni/muslin /usr/local/lib/muslin/muslin
+COPY docker/status.sh /usr/local/bin/muslin-status
+# For `muslin cluster node`, whose PYTHONPATH this is.
+COPY --from=build /opt/certs /opt/certs
 COPY docker/machine.sh /usr/local/bin/muslin-machine
 ENTRYPOINT ["python", "-P", "-m", "services.node"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["muslin-probe", "/run/muslin/muslin.sock"]
 
-# What makes certificates is here only.
+# What makes certificates is here, and for nodes' own keys in the image of nodes.
 FROM runtime AS cli
 COPY --from=build /opt/certs /opt/certs
 ENV PYTHONPATH=/opt/certs

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ from typing import Any
 
 from muslin.errors import AlreadyExists, Conflict, Corrupt, FailedPrecondition, InvalidArgument, IOFailure, NotFound
 
-__all__ = ["Places", "install", "uninstall"]
+__all__ = ["Places", "install", "install_configuration", "install_plugin", "uninstall"]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _RUN_SECONDS = 60.0
+_PLUGIN_MODE, _CONFIGURATION_MODE = 0o755, 0o600
 _CONFIGURATIONS = (".conf", ".conflist", ".json")
 """What runtimes read (libcni, ConfFiles)."""
 
@@ -102,19 +103,38 @@ def install(places: Places, source: Path, configuration: Path | None, log: Path 
         OSError: a file can not be written.
     """
     name, config = _configuration(places, configuration)
-    plugin = _read(source, "build it with `make shim`")
     target = places.conf / name
+    plugin = _read(source, "build it with `make shim`")
+    said = _install(places, {places.plugin: (plugin, _PLUGIN_MODE), target: (config, _CONFIGURATION_MODE)}, force=force)
+    if log is not None:
+        log.mkdir(mode=0o750, parents=True, exist_ok=True)
+    return said + _notes(target)
+
+
+def install_plugin(places: Places, source: Path, *, force: bool) -> list[str]:
+    """The plugin alone, beside the configuration that there may be. Raises as install() does."""
+    plugin = _read(source, "build it with `make shim`")
+    return _install(places, {places.plugin: (plugin, _PLUGIN_MODE)}, force=force, whole=False)
+
+
+def install_configuration(places: Places, name: str, content: bytes, *, force: bool) -> list[str]:
+    """A configuration alone, whose file is called so, once the plugin is there. Raises as install() does."""
+    target = places.conf / name
+    return _install(places, {target: (content, _CONFIGURATION_MODE)}, force=force, whole=False) + _notes(target)
+
+
+def _install(places: Places, wanted: Mapping[Path, tuple[bytes, int]], *, force: bool, whole: bool = True) -> list[str]:
+    """Have these files, in this order, and of ours no others if they are the whole."""
     for folder in (places.bin, places.conf):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(places.bin):
         record = Record.read(places.record)
-        wanted = {places.plugin: (plugin, 0o755), target: (config, 0o600)}
         done = {path: _is(path, content, mode) for path, (content, mode) in wanted.items()}
         if not force:
             for path in wanted:
                 if not record.owns(path) and path.read_bytes() != wanted[path][0]:
                     raise AlreadyExists(f"{path} is not of our making, or was changed since; --force replaces it")
-        old = [Path(path) for path in record.files if Path(path) not in wanted]
+        old = [Path(path) for path in record.files if Path(path) not in wanted] if whole else []
         # Before a file is there its digest is in the record, so that a run that is cut short can be repeated.
         for path, (content, _) in wanted.items():
             record.files.setdefault(str(path), []).append(_digest(content))
@@ -125,11 +145,11 @@ def install(places: Places, source: Path, configuration: Path | None, log: Path 
                 _put(path, content, mode, check=_runs if path == places.plugin else None)
             said.append(f"{path}: {'unchanged' if done[path] else 'installed'}")
         said += [f"{path}: removed" for path in old if _remove(path, record, force=False)]
-        record.files = {str(path): [_digest(content)] for path, (content, _) in wanted.items()}
+        for path in old:
+            record.files.pop(str(path))
+        record.files |= {str(path): [_digest(content)] for path, (content, _) in wanted.items()}
         record.write(places.record)
-    if log is not None:
-        log.mkdir(mode=0o750, parents=True, exist_ok=True)
-    return said + _notes(target)
+    return said
 
 
 def uninstall(places: Places, *, force: bool) -> list[str]:

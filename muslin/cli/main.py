@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from muslin.cli.cluster.group import cluster
 from muslin.cli.completion import completion
 from muslin.cli.endpoint.group import endpoint
 from muslin.cli.ipam.group import ipam
@@ -292,6 +293,7 @@ def trace_flows(workload: str, run_dir: Path, output: str) -> NoReturn:
 cli.add_command(ipam)
 cli.add_command(endpoint)
 cli.add_command(policy)
+cli.add_command(cluster)
 cli.add_command(completion)
 
 _bin_dir = click.option("--bin-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("/opt/cni/bin"),

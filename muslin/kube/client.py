@@ -148,7 +148,7 @@ class Client:
             return await self._listed(kind, 0)
 
     async def _listed(self, kind: Kind[T], size: int) -> Listing[T]:
-        decoder, objects, damaged, query = Decoder(kind), list[T](), set[Name](), dict[str, str]()
+        decoder, objects, damaged, query = Decoder(kind), list[T](), set[Name](), kind.selection
         if size:
             query["limit"] = str(size)
 
@@ -177,7 +177,7 @@ class Client:
             Unavailable, TimedOut: the connection is lost, or half open. What was taken counts.
         """
         seconds = self.pace.watch * random.uniform(1.0, 1.5)  # noqa: S311  spreads load
-        query = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true",
+        query = {**kind.selection, "watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true",
                  "timeoutSeconds": str(max(int(seconds), 1))}
         decoder = Decoder(kind)
 

@@ -31,6 +31,7 @@ class Meta(msgspec.Struct, rename="camel", frozen=True):
     namespace: str | None = None
     uid: str | None = None
     resource_version: str | None = None
+    deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
 
@@ -59,6 +60,11 @@ class Resource(msgspec.Struct, frozen=True):
     def uid(self) -> str:
         """What tells it from another of its name."""
         return self.metadata.uid or ""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being deleted."""
+        return self.metadata.deletion_timestamp is not None
 
 
 class _Port(msgspec.Struct, rename="camel", frozen=True):
@@ -195,17 +201,26 @@ class Kind(Generic[T]):
     type: type[T]
     optional: bool = False
     """An API server need not know it: it is a custom resource."""
+    namespace: str = ""
+    """Lists and watches are of this namespace only."""
+    fields: str = ""
+    """A field selector of lists and watches: `metadata.name=this` is the one object that a role may name."""
 
     def path(self, name: Name | None = None) -> str:
         """Of all objects of the kind, or of one."""
         root = f"/{'apis' if '/' in self.version else 'api'}/{self.version}"
         if name is None:
-            return f"{root}/{self.plural}"
+            return f"{root}/{f'namespaces/{self.namespace}/' if self.namespace else ''}{self.plural}"
         namespace, own = name
         return f"{root}/{f'namespaces/{namespace}/' if namespace else ''}{self.plural}/{own}"
 
+    @property
+    def selection(self) -> dict[str, str]:
+        """What lists and watches are asked with."""
+        return {"fieldSelector": self.fields} if self.fields else {}
+
     def __str__(self) -> str:
-        return f"{self.plural} of {self.version}"
+        return f"{self.plural} of {self.version}{f' with {self.fields}' if self.fields else ''}"
 
 
 PODS = Kind("Pod", "v1", "pods", Pod)

@@ -1,9 +1,10 @@
 #!/opt/muslin/bin/python3 -IS
 """Asks a service on a unix socket how it is (grpc.health.v1), for the health checks of containers.
 
-    python -IS probe.py /run/muslin/ipam.sock
+    python -IS probe.py [--alive] /run/muslin/ipam.sock
 
-Ends with 0 if the service says SERVING, else with 1 and a line that says what it said. It speaks the little HTTP/2 that
+Ends with 0 if the service says SERVING, else with 1 and a line that says what it said; with --alive 0 if it says
+anything: one that waits for others is not ill, and starting it anew would help nobody. It speaks the little HTTP/2 that
 this takes by itself: to load gRPC costs a hundred times as much, for every container, every few seconds.
 """
 
@@ -99,12 +100,13 @@ def _status(message: bytes) -> str:
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: probe.py SOCKET\n")
+    alive = arguments[:1] == ["--alive"]
+    if len(arguments) != 1 + alive:
+        sys.stderr.write("usage: probe.py [--alive] SOCKET\n")
         return 2
-    answer = check(arguments[0])
+    answer = check(arguments[-1])
     sys.stdout.write(f"{answer}\n")
-    return 0 if answer == STATUSES[1] else 1
+    return 0 if answer in (STATUSES if alive else STATUSES[1:2]) else 1
 
 
 if __name__ == "__main__":

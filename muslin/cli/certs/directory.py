@@ -12,7 +12,7 @@ from muslin.cli.certs.authority import Authority, Pair
 from muslin.cli.certs.subjects import Subject
 from muslin.errors import Conflict, IOFailure
 
-__all__ = ["write", "Owner"]
+__all__ = ["put", "write", "Owner"]
 
 Owner = tuple[int, int]
 """User and group of what is written."""
@@ -49,7 +49,7 @@ def _write(folder: Path, subjects: Sequence[Subject], days: int, renew: float, o
     for subject in subjects:  # first: who reads them must trust what comes next
         place = folder / subject.name
         place.mkdir(mode=0o755, exist_ok=True)
-        _put(place / "ca.crt", trusted, 0o644)
+        put(place / "ca.crt", trusted, 0o644)
     for subject in subjects:
         certificate, key = folder / subject.name / "tls.crt", folder / subject.name / "tls.key"
         pair = _read(certificate, key)
@@ -57,8 +57,8 @@ def _write(folder: Path, subjects: Sequence[Subject], days: int, renew: float, o
         if complaint or pair is None:
             pair = authority.issue(subject, days)
         # Whoever reads between the two finds a pair that does not fit, and keeps what it has.
-        _put(key, pair.key, 0o600, owner)
-        _put(certificate, pair.certificate, 0o644, owner)
+        put(key, pair.key, 0o600, owner)
+        put(certificate, pair.certificate, 0o644, owner)
         yield f"{subject.name}: {f'made: {complaint}' if complaint else 'kept'}"
 
 
@@ -78,12 +78,12 @@ def _authority(folder: Path) -> tuple[Authority, bytes, str]:
         except ValueError:
             continue  # not the one of this key: an earlier one, or the file of a run that was cut short
         if authority.pair.days > _AUTHORITY_RENEW:
-            _put(key, authority.pair.key, 0o600)
+            put(key, authority.pair.key, 0o600)
             return authority, b"".join(before), "kept"
     authority = Authority.make(_AUTHORITY_DAYS)
     trusted = b"".join([authority.pair.certificate, *before])
-    _put(key, authority.pair.key, 0o600)
-    _put(certificate, trusted, 0o644)
+    put(key, authority.pair.key, 0o600)
+    put(certificate, trusted, 0o644)
     return authority, trusted, "made" + ("; those before it stay trusted" if before else "")
 
 
@@ -94,7 +94,7 @@ def _read(certificate: Path, key: Path) -> Pair | None:
         return None
 
 
-def _put(path: Path, content: bytes, mode: int, owner: Owner | None = None) -> None:
+def put(path: Path, content: bytes, mode: int, owner: Owner | None = None) -> None:
     """Have a file with this content; at any moment it is the old one or the new. Its owner stays, if nobody says."""
     try:
         there = path.stat()

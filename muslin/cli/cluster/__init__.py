@@ -1,0 +1,1 @@
+"""`muslin cluster`: what runs in a cluster to have Muslin there: its authority, and an agent on each node."""
