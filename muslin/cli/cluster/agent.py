@@ -1,7 +1,7 @@
 """`muslin cluster node`: what a node needs besides the daemon, in its pod.
 
 Before the daemon starts: its certificate, and the plugin. Beside it: the configuration, once the plugin says that it
-can serve (STATUS); the certificate renewed; and at the end, if Muslin is removed from the cluster, all of it taken away.
+can serve (STATUS); the certificate renewed; and at the end, if Muslin is removed from the cluster, all taken away.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from services.node.netlink.connection import Connection
 
 __all__ = ["read", "writable", "write"]
 
-_ROOT = Path("/proc/sys/net")
+_OWN, _HOST = Path("/proc/sys/net"), Path("/host/proc/sys/net")
+_ROOT = _HOST if _HOST.is_dir() else _OWN
+"""In a container /proc/sys is read-only; the same, mounted elsewhere from its host, is not. Wherever that is, it shows
+the network namespace that the looking thread is in."""
 
 
 def read(connection: Connection, path: str) -> str | None:
