@@ -27,6 +27,10 @@ _BARE = frozenset({"/muslin.rpc.v1.Tunnel/Calls"})
 """Methods served as they are: the calls within a tunnel are what counts, and it ends by itself on shutdown."""
 
 
+_ROUTINE = (".Plugin/Status", ".Endpoints/Announce")
+"""How methods end that every node calls every few seconds: only what goes wrong of them is worth a line."""
+
+
 class Around(grpc.aio.ServerInterceptor):
     """One for each server."""
 
@@ -157,7 +161,8 @@ class _Observation:
         metrics.rpc(self._method, status, seconds)
         if self._span is not None:
             self._span.end(status)
-        log.log(self._level, "%s %s %.1f ms", self._method, status, seconds * 1000)
+        level = logging.DEBUG if status == "OK" and self._method.endswith(_ROUTINE) else self._level
+        log.log(level, "%s %s %.1f ms", self._method, status, seconds * 1000)
 
 
 def _text(value: str | bytes) -> str:

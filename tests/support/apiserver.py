@@ -12,7 +12,7 @@ import json
 import socket
 import ssl
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from muslin import netns
 from tests.support.apiserver_writes import STRATEGIC, Unfit, steps, strategic
 
 Object = dict[str, Any]
+Select = Callable[[Object], bool]
 Address = tuple[str, str, str]
 """Path of the kind, namespace and name."""
 
@@ -222,11 +223,26 @@ class ApiServer:
             return _status(403, f"{path} is forbidden")
         if request.method != "GET":
             return await self._written(request, path)
-        if path in self.kinds:
-            return await self._watched(request, path, query) if "watch" in query else self._listed(path, query)
+        kind, select = self._asked_for(path, query)
+        if kind in self.kinds:
+            return (await self._watched(request, kind, query, select) if "watch" in query
+                    else self._listed(kind, query, select))
         if found := self._one(path):
             return found
         return _status(404, "the server could not find the requested resource")
+
+    def _asked_for(self, path: str, query: Mapping[str, str]) -> tuple[str, Select]:
+        """The kind that a list or a watch is of, and which of its objects."""
+        address = self._address(path)
+        kind, namespace = (address[0], address[1]) if address and not address[2] else (path, "")
+        field, _, value = query.get("fieldSelector", "").partition("=")
+
+        def selected(item: Object) -> bool:
+            found: Any = item
+            for name in field.split(".") if field else ():
+                found = found.get(name, {})
+            return (not namespace or item["metadata"].get("namespace") == namespace) and (not field or found == value)
+        return kind, selected
 
     def _one(self, path: str) -> web.Response | None:
         if (address := self._address(path)) is None:
@@ -251,7 +267,7 @@ class ApiServer:
     async def _written(self, request: web.Request, path: str) -> web.Response:
         body = json.loads(await request.read())
         self.writes.append((request.method, path, body))
-        address = self._address(path.removesuffix("/status"))
+        address = self._address(path.removesuffix("/status").removesuffix("/approval"))
         if self.read_only:
             return _status(403, f"{path} is forbidden: it may not be written")
         if address is None:
@@ -265,11 +281,14 @@ class ApiServer:
         else:
             if (before := self._objects.get(address)) is None:
                 return _status(404, f"{name!r} not found")
+            if "metadata" in body and body["metadata"].pop("resourceVersion", before["metadata"]["resourceVersion"]
+                                                           ) != before["metadata"]["resourceVersion"]:
+                return _status(409, "the object has been modified")
             try:
                 after = (strategic if request.content_type == STRATEGIC else steps)(before, body)
             except Unfit as problem:
                 return _status(422, str(problem))
-            part = "status" if path.endswith("/status") else "spec" if "status" in before else ""
+            part = "status" if path.endswith(("/status", "/approval")) else "spec" if "status" in before else ""
             if part:  # a request is about the status, or about all else
                 after = {**before, part: after.get(part, {})}
         fields = {key: value for key, value in after.items() if key not in ("apiVersion", "kind", "metadata")}
@@ -280,7 +299,7 @@ class ApiServer:
             return _status(503, "the answer is lost")
         return web.json_response(item)
 
-    def _listed(self, path: str, query: Mapping[str, str]) -> web.Response:
+    def _listed(self, path: str, query: Mapping[str, str], select: Select) -> web.Response:
         api, kind = self.kinds[path]
         token = query.get("continue", "")
         if token and (token not in self._pages or not self.keeps_pages):
@@ -289,7 +308,7 @@ class ApiServer:
             items, version = self._pages[token]
         else:
             items, version = [deepcopy(item) for (at, *_), item in sorted(self._objects.items()) if at == path
-                              ], self.version
+                              and select(item)], self.version
         for item in items:  # as the real one does
             item.pop("apiVersion", None)
             item.pop("kind", None)
@@ -302,7 +321,8 @@ class ApiServer:
         return web.json_response({"apiVersion": api, "kind": f"{kind}List", "metadata": metadata,
                                   "items": items[:limit]})
 
-    async def _watched(self, request: web.Request, path: str, query: Mapping[str, str]) -> web.StreamResponse:
+    async def _watched(self, request: web.Request, path: str, query: Mapping[str, str],
+                       select: Select) -> web.StreamResponse:
         since = int(query["resourceVersion"])
         if since < self._forgotten:
             return _status(410, f"too old resource version: {since} ({self._forgotten})")
@@ -315,7 +335,8 @@ class ApiServer:
                 while epoch == self._epoch:
                     news = [entry for entry in self._history if entry[1] == path and entry[0] > since]
                     for since, _, kind, item in news:  # noqa: B007  where the next look begins
-                        await self._send(response, json.dumps({"type": kind, "object": item}).encode())
+                        if kind == "BOOKMARK" or select(item):
+                            await self._send(response, json.dumps({"type": kind, "object": item}).encode())
                     lines = self._raw[path][raw:]
                     for line in lines:
                         await self._send(response, line)

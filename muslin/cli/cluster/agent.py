@@ -7,9 +7,11 @@ can serve (STATUS); the certificate renewed; and at the end, if Muslin is remove
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _STATUS_SECONDS = 30.0
 """For the plugin's answer."""
+_TELL_SECONDS = 10.0
+"""Between lines about what is waited for, which changes with every moment of a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +115,10 @@ async def run(wanted: Wanted) -> int:
 
 async def _configure(wanted: Wanted) -> None:
     """Have the configuration written once the plugin can serve. It stays when it no longer can."""
-    backoff, said = Backoff(0.1, 1.0), ""
+    backoff, told = Backoff(0.1, 1.0), 0.0
     while problem := await asyncio.to_thread(able, wanted.places.plugin):
-        if problem != said:
-            said = problem
+        if (now := time.monotonic()) - told > _TELL_SECONDS:
+            told = now
             log.info("the plugin can not serve yet: %s", problem)
         await asyncio.sleep(backoff.next())
     versions = await asyncio.to_thread(conflist.versions, wanted.places.bin / "portmap")
@@ -139,4 +143,7 @@ def able(plugin: Path) -> str:
         return str(problem)
     if done.returncode == 0:
         return ""
-    return " ".join(done.stdout.decode(errors="replace").split()) or f"exit code {done.returncode}"
+    try:
+        return str(json.loads(done.stdout)["msg"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(done.stdout.decode(errors="replace").split()) or f"exit code {done.returncode}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -58,7 +59,10 @@ def remove(places: Places, directories: Directories, socket: Path, *, etcd: bool
         except FileNotFoundError:
             continue
         except OSError as problem:
-            problems.append(str(problem))
+            if problem.errno == errno.EBUSY and not any(directory.iterdir()):
+                log.info("%s: emptied; it is a file system of its own", directory)
+            else:
+                problems.append(str(problem))
     return problems
 
 

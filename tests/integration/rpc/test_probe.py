@@ -40,6 +40,7 @@ async def test_one_that_is_not_ready_is_not(tmp_path: Path) -> None:
     try:
         await running.list()
         assert await run(path_of(running)) == (1, "NOT_SERVING")
+        assert await run("--alive", path_of(running)) == (0, "NOT_SERVING"), "it waits, and is not ill"
     finally:
         await running.channel.close()
         running.process.kill()
@@ -52,8 +53,9 @@ async def test_whoever_does_not_answer_is_not_healthy_and_does_not_hold_the_chec
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as frozen:  # connections queue, nobody accepts them
         frozen.bind(str(tmp_path / "frozen.sock"))
         frozen.listen()
-        code, said = await run(str(tmp_path / "frozen.sock"))
-    assert (code, "timed out" in said) == (1, True)
+        for options in ((), ("--alive",)):
+            code, said = await run(*options, str(tmp_path / "frozen.sock"))
+            assert (code, "timed out" in said) == (1, True)
 
 
 @pytest.mark.parametrize(("answer", "words"), [
@@ -74,4 +76,4 @@ async def test_what_is_no_health_service_is_not_healthy(tmp_path: Path, answer: 
 
 
 async def test_wrong_use_is_told_apart() -> None:
-    assert await run() == (2, "usage: probe.py SOCKET")
+    assert await run() == await run("--alive") == (2, "usage: probe.py [--alive] SOCKET")
