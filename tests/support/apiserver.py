@@ -252,7 +252,9 @@ class ApiServer:
         return _status(404, f"{address[0].rpartition('/')[2]} {address[2]!r} not found")
 
     def _address(self, path: str) -> Address | None:
-        """The object that a path names; of all objects of a namespace the name is empty."""
+        """The object that a path names; of all objects of a kind, or of a namespace, the name is empty."""
+        if path in self.kinds:
+            return path, "", ""
         head, _, name = path.rpartition("/")
         for kind in self.kinds:
             root, _, plural = kind.rpartition("/")

@@ -118,7 +118,7 @@ async def _note_places(client: Client, namespace: str, members: int) -> None:
     noted = await client.get(CONFIG_MAPS, (namespace, names.ETCD_NODES), _TIMEOUT)
     known = dict(noted.data or {}) if noted else {}
     new = {}
-    for member in (f"{names.ETCD}-{number}" for number in range(members)):
+    for member in (f"{names.member(number)}-0" for number in range(members)):  # its pod
         if member not in known and (pod := await client.get(PLACED, (namespace, member), _TIMEOUT)) and pod.node:
             new[member] = pod.node
     if not new:

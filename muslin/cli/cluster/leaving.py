@@ -94,7 +94,7 @@ class Leaving:
         self._moved = asyncio.Event()
         self._namespace = _Watched(client, NAMESPACES, ("", namespace), self._moved.set)
         self._nodes = _Watched(client, DAEMON_SETS, (namespace, names.DAEMON_SET), self._moved.set)
-        self._etcd = _Watched(client, STATEFUL_SETS, (namespace, names.ETCD), self._moved.set)
+        self._etcd = _Watched(client, STATEFUL_SETS, (namespace, names.member(0)), self._moved.set)
 
     @property
     def _all(self) -> tuple[_Watched, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["ACCOUNT", "AUTHORITY", "CA", "DAEMON_SET", "ETCD", "ETCD_NODES", "NAMESPACE", "SIGNER", "service", "secret"]
+__all__ = ["ACCOUNT", "AUTHORITY", "CA", "DAEMON_SET", "ETCD", "ETCD_NODES", "NAMESPACE", "SIGNER", "member",
+           "service", "secret"]
 
 NAMESPACE = "muslin-system"
 ACCOUNT = "muslin-node"
@@ -15,9 +16,14 @@ CA = "muslin-ca"
 """ConfigMap with the authorities that are trusted."""
 DAEMON_SET = "muslin-node"
 ETCD = "muslin-etcd"
-"""Its StatefulSet; its members' services are called so, with a number."""
+"""Its members' StatefulSets and services are called so, with a number."""
 ETCD_NODES = "muslin-etcd-nodes"
 """ConfigMap that says on which node the data of each member lie."""
+
+
+def member(number: int) -> str:
+    """The StatefulSet, and the service, of a member of etcd."""
+    return f"{ETCD}-{number}"
 
 
 def service(name: str) -> str:

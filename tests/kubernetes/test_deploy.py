@@ -1,0 +1,253 @@
+"""`kubectl apply -k deploy/overlays/single` on a node that has nothing yet, and `kubectl delete -k` of it again.
+
+The images are those of MUSLIN_IMAGES, an archive as of `docker save`, or are built, which needs Docker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kubernetes import images
+from tests.kubernetes.machine import ADDRESS, until
+from tests.kubernetes.node import ADMIN, PATIENCE, Node
+
+ROOT = Path(__file__).resolve().parents[2]
+SINGLE = str(ROOT / "deploy/overlays/single")
+NAMESPACE = "muslin-system"
+CONFIGURATION = "/etc/cni/net.d/10-muslin.conflist"
+IMAGES = [f"muslin/{name}:0.1.0" for name in ("cli", "endpoint", "etcd", "ipam", "node", "policy")]
+ROLLED = ["daemonset/muslin-node", "deployment/muslin-policy", "deployment/muslin-endpoint", "deployment/muslin-ipam",
+          "deployment/muslin-authority", "statefulset/muslin-etcd-0"]
+
+
+def _kubectl() -> str:
+    """One that knows the kustomizations: 1.21 or later; "" if there is none."""
+    found = shutil.which("kubectl") or ""
+    done = subprocess.run([found or "false", "kustomize", SINGLE], capture_output=True, check=False)
+    return found if done.returncode == 0 else ""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images."""
+    if not _kubectl():
+        pytest.skip("NOT RUN: needs a kubectl of 1.21 or later on the PATH, whose kustomize reads deploy/")
+    if given := os.environ.get("MUSLIN_IMAGES"):
+        return Path(given)
+    made = tmp_path_factory.mktemp("images") / "images.tar"
+    for command in (["make", "-C", str(ROOT), "images", "TAG=0.1.0"], ["docker", "save", "-o", str(made), *IMAGES]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"NOT RUN: needs MUSLIN_IMAGES=ARCHIVE, or Docker: {' '.join(command[:4])} ended with "
+                        f"{done.returncode}: {done.stderr[-300:]}")
+    return made
+
+
+class Cluster:
+    """A node, and Muslin on it as users have it there."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def kustomize(self, *arguments: str) -> None:
+        """Apply, or delete, with -k."""
+        self.node.run(_kubectl(), *arguments, environment={"KUBECONFIG": ADMIN, "HOME": "/root"}, timeout=300)
+
+    def rolled_out(self) -> None:
+        """Wait until everything runs in its latest form."""
+        for each in ROLLED:
+            self.node.kubectl("-n", NAMESPACE, "rollout", "status", each, "--timeout=180s")
+
+    def connect(self, source: str, address: str, port: int = 8080) -> str:
+        """What a connection from a pod comes to."""
+        said = self.node.kubectl("exec", source, "--", "/agnhost", "connect", f"{address}:{port}", "--timeout=2s",
+                                 check=False).split("\n")[0].strip()
+        return said or "OK"
+
+    def address(self, pod: str) -> str:
+        """Of a pod."""
+        return str(self.node.get("pod", pod)["status"].get("podIP", ""))
+
+    def running(self, *pods: str) -> None:
+        """Wait until pods are Ready."""
+        self.node.kubectl("wait", "--for=condition=Ready", "--timeout=180s", *(f"pod/{name}" for name in pods))
+
+    @contextmanager
+    def traffic(self, source: str, address: str) -> Iterator[list[int]]:
+        """Have a pod ping another meanwhile, ten times a second.
+
+        In the end the list has how many packets were sent, and how many came back.
+        """
+        counts: list[int] = []
+        command = self.node.entering("env", f"KUBECONFIG={ADMIN}", str(self.node.binaries / "kubectl"), "exec", source,
+                                     "--", "sh", "-c", f"trap 'kill -INT $!' TERM; ping -i 0.1 {address} & "
+                                                       "echo begun; read line; kill -INT $!; wait $!")
+        with subprocess.Popen([*command[:0], *_interactive(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True) as pinging:
+            assert pinging.stdin
+            assert pinging.stdout
+            try:
+                until(lambda: pinging.stdout.readline().startswith("begun"), "the traffic flows", PATIENCE)  # type: ignore[union-attr]  # asserted
+                yield counts
+            finally:
+                said, _ = pinging.communicate("\n", timeout=60)
+        words = next(line for line in said.splitlines() if "packets transmitted" in line).split()
+        counts += [int(words[0]), int(words[3])]
+
+
+def _interactive(command: list[str]) -> list[str]:
+    """The same, with its input handed on."""
+    at = command.index("exec")
+    return [*command[:at + 1], "-i", *command[at + 1:]]
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, Any]:
+    """What there was before the first test."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def cluster(node: Node, archive: Path) -> Cluster:
+    """Images there, and Debian's portmap, as Kubernetes' own packages bring one."""
+    node.import_image(archive)
+    shutil.copy2("/usr/lib/cni/portmap", node.path("/opt/cni/bin"))
+    return Cluster(node)
+
+
+def test_one_command_gives_a_network(cluster: Cluster, node: Node, before: dict[str, Any]) -> None:
+    """From a node without any to one that is Ready, and everything of ours with it."""
+    before.update(node.listing())
+    began = time.monotonic()
+    cluster.kustomize("apply", "-k", SINGLE)
+    node.ready()
+    cluster.rolled_out()
+    node.report(f"apply -k to a node that is Ready with everything rolled out: {time.monotonic() - began:.0f} s")
+    configuration = json.loads(node.path(CONFIGURATION).read_text())
+    assert [each["type"] for each in configuration["plugins"]] == ["muslin", "portmap"]
+    for pod in node.get("-n", NAMESPACE, "pods")["items"]:
+        restarts = [each["restartCount"] for each in pod["status"]["containerStatuses"]]
+        assert not any(restarts), f"{pod['metadata']['name']}: {restarts}"
+
+
+def test_nobody_runs_with_more_rights_than_is_said(cluster: Cluster, node: Node) -> None:
+    """As the kernel sees the processes: capabilities, no new privileges, users."""
+    net_admin, net_raw, sys_admin, dac_override = 1 << 12, 1 << 13, 1 << 21, 1 << 1
+    expected = {"muslin-node/node": (0, net_admin | net_raw | sys_admin),
+                "muslin-node/agent": (0, net_admin | dac_override)}
+    for pod in node.get("-n", NAMESPACE, "pods")["items"]:
+        name = pod["metadata"]["labels"]["app.kubernetes.io/name"]
+        for container in pod["spec"]["containers"]:
+            if name == "muslin-etcd":
+                continue  # there may be no shell in its image
+            said = node.kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "-c", container["name"], "--",
+                                "sh", "-c", "cat /proc/1/status; touch /x || true")
+            status = dict(line.split(":\t", 1) for line in said.splitlines() if ":\t" in line)
+            user, bounding = int(status["Uid"].split()[0]), int(status["CapBnd"], 16)
+            assert (user, bounding) == expected.get(f"{name}/{container['name']}", (65532, 0)), name
+            assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), name
+
+
+def test_pods_have_addresses_policy_and_host_ports(cluster: Cluster, node: Node) -> None:
+    """Of the pool; who may not, does not get through, and who may, does."""
+    def pod(name: str, **more: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": {
+            "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False,
+            "containers": [{"name": "c", "image": images.AGNHOST, "args": ["netexec"], **more}]}}
+
+    node.apply(pod("web", ports=[{"containerPort": 8080, "hostPort": 8099}]), pod("friend"), pod("other"))
+    cluster.running("web", "friend", "other")
+    address = cluster.address("web")
+    assert address.startswith("192.168.")
+    assert cluster.connect("friend", address) == cluster.connect("other", address) == "OK"
+    said = node.outside("/bin/busybox", "nc", "-w", "5", ADDRESS, "8099", text="GET /hostname HTTP/1.0\r\n\r\n")
+    assert said.endswith("\nweb"), "by the host's port"
+    node.apply({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web"}, "spec": {
+        "podSelector": {"matchLabels": {"app": "web"}}, "ingress": [
+            {"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]}})
+    until(lambda: cluster.connect("other", address) == "TIMEOUT", "the policy is in force", 30)
+    assert cluster.connect("friend", address) == "OK"
+
+
+def test_an_upgrade_touches_no_traffic(cluster: Cluster, node: Node) -> None:
+    """Everything is replaced, one after the other, while a pod pings another: nothing is lost, and pods can be made."""
+    began = time.monotonic()
+    with cluster.traffic("friend", cluster.address("web")) as counts:
+        for each in ROLLED:
+            node.kubectl("-n", NAMESPACE, "rollout", "restart", each)
+            node.kubectl("-n", NAMESPACE, "rollout", "status", each, "--timeout=180s")
+        assert node.path(CONFIGURATION).exists()
+    took = time.monotonic() - began
+    node.report(f"everything replaced in {took:.0f} s: of {counts[0]} packets {counts[1]} came back")
+    assert counts[0] > 50
+    assert counts[1] == counts[0]
+    assert cluster.connect("other", cluster.address("web")) == "TIMEOUT"
+    node.kubectl("run", "later", f"--image={images.AGNHOST}", "--restart=Never", "--", "netexec")
+    cluster.running("later")
+    assert cluster.connect("later", cluster.address("other")) == "OK"
+
+
+def test_a_pod_that_is_deleted_by_force_removes_nothing(cluster: Cluster, node: Node) -> None:
+    """Its token is void at once, as when everything is removed: what is not known removes nothing."""
+    (pod,) = node.get("-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/name=muslin-node")["items"]
+    with cluster.traffic("friend", cluster.address("web")) as counts:
+        node.kubectl("-n", NAMESPACE, "delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+        cluster.rolled_out()
+        assert node.path(CONFIGURATION).exists()
+    assert counts[1] == counts[0]
+    assert cluster.connect("other", cluster.address("web")) == "TIMEOUT"
+
+
+def test_a_daemon_that_is_killed_needs_no_api_server(cluster: Cluster, node: Node) -> None:
+    """Its certificate is on the node."""
+    assert node.run("sh", "-c", "ls /var/lib/muslin/pki").split() == ["ca.crt", "tls.crt", "tls.key"]
+    node.stop("kube-apiserver", signal.SIGKILL)  # asked to, it would wait for those who watch
+    try:
+        node.run("pkill", "--full", "services[.]node")
+        until(lambda: "OK" if _status(node) == 0 else "", lambda: "the plugin can serve again", PATIENCE)
+    finally:
+        node.begin("kube-apiserver")
+    cluster.rolled_out()
+    assert cluster.connect("friend", cluster.address("web")) == "OK"
+
+
+def _status(node: Node) -> int:
+    script = ROOT / "docker/status.sh"
+    return subprocess.run(node.entering("sh", str(script)), capture_output=True, check=False, timeout=60).returncode
+
+
+def test_one_command_takes_all_of_it_away(cluster: Cluster, node: Node, before: dict[str, Any]) -> None:
+    """The host is as it was."""
+    node.kubectl("delete", "pods", "--all", "--wait", "--timeout=120s")
+    node.kubectl("delete", "networkpolicy", "--all")
+    began = time.monotonic()
+    cluster.kustomize("delete", "-k", SINGLE)
+    node.report(f"delete -k: {time.monotonic() - began:.0f} s")
+
+    def differences() -> dict[str, Any]:
+        now = node.listing()
+        found = {kind: (sorted(set(now[kind]) - set(before[kind])), sorted(set(before[kind]) - set(now[kind])))
+                 for kind in before}
+        return {kind: each for kind, each in found.items() if any(each)}
+    until(lambda: not differences(), lambda: f"nothing is left: {json.dumps(differences(), indent=1)}", 60)
+    assert not node.is_ready()
+
+
+def test_it_can_be_installed_again(cluster: Cluster, node: Node) -> None:
+    """Nothing that was left hinders it."""
+    cluster.kustomize("apply", "-k", SINGLE)
+    node.ready()
+    cluster.rolled_out()
+    node.kubectl("run", "again", f"--image={images.AGNHOST}", "--restart=Never", "--", "netexec")
+    cluster.running("again")
