@@ -26,7 +26,7 @@ from muslin.kube.access import in_cluster
 from muslin.kube.client import Client
 from muslin.tasks import TaskSet
 
-__all__ = ["Wanted", "able", "prepare", "run"]
+__all__ = ["Wanted", "able", "prepare", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,12 @@ async def prepare(wanted: Wanted) -> None:
         log.info("%s", line)
 
 
-async def run(wanted: Wanted) -> int:
+def serve(wanted: Wanted) -> int:
     """Work until SIGTERM; the exit code."""
+    return asyncio.run(_run(wanted))
+
+
+async def _run(wanted: Wanted) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

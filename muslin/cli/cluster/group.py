@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ _namespace = click.option("--namespace", default=NAMESPACE, show_default=True, e
 _renew = click.option("--renew", type=click.IntRange(1, 3650), default=30, show_default=True, metavar="DAYS",
                       envvar="MUSLIN_CERTS_RENEW", help="Replace what ends within so many days.")
 _log_level = click.option("--log-level", default="info", show_default=True, envvar="MUSLIN_LOG_LEVEL",
-                          type=click.Choice(("debug", "info", "warning", "error")))
+                          type=click.Choice(("debug", "info", "warning", "error")), help="Least level of the log.")
 
 
 @click.group()
@@ -86,6 +85,7 @@ def node(namespace: str, node: str, bin_dir: Path, conf_dir: Path, plugin: Path,
         namespace, node, Places(bin_dir, conf_dir, "muslin"), plugin,
         Directories(run=host / "run/muslin", state=host / "var/lib/muslin", logs=host / "var/log/muslin",
                     etcd=host / "var/lib/muslin-etcd"), renew, patience)
-    if not prepare:
-        sys.exit(asyncio.run(agent.run(wanted)))
-    interrupt.run(agent.prepare(wanted))
+    if prepare:
+        interrupt.run(agent.prepare(wanted))
+    else:
+        sys.exit(agent.serve(wanted))
