@@ -89,6 +89,8 @@ def content(path: Path, what: str) -> bytes:
     try:
         if path.is_dir():
             raise InvalidArgument(f"{what}: {path} is a directory; name a file")
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise InvalidArgument(f"{what}: {path} is no regular file; name one")
         with path.open("rb") as file:
             read = file.read(_LONGEST + 1)
     except FileNotFoundError:

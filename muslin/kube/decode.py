@@ -27,6 +27,17 @@ class _ListMeta(msgspec.Struct):
     token: str | None = msgspec.field(name="continue", default=None)
 
 
+class _BareMeta(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+
+
+class _Bare(msgspec.Struct):
+    """Whatever else is wrong with an object, it has a name."""
+
+    metadata: _BareMeta
+
+
 class _Envelope(msgspec.Struct):
     """An object's own word on what it is. In a list it may be left out."""
 
@@ -66,6 +77,8 @@ class Event(Generic[T]):
     object: T | None
     """None for a BOOKMARK, an ERROR, and what does not decode."""
     raw: msgspec.Raw
+    damaged: Name | None = None
+    """The name of what does not decode."""
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +88,7 @@ def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
 
 _PAGES = msgspec.json.Decoder(_Raw)
 _EVENTS = msgspec.json.Decoder(_Event)
-_ANY = msgspec.json.Decoder(Resource)
+_ANY = msgspec.json.Decoder(_Bare)
 _ENVELOPES = msgspec.json.Decoder(_Envelope)
 _FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -136,15 +149,15 @@ class Decoder(Generic[T]):
         try:
             return Event(event.type, version, self.one(event.object), event.object)
         except Corrupt as problem:
-            self._named(event.object, problem)
-            return Event(event.type, version, None, event.object)
+            return Event(event.type, version, None, event.object, self._named(event.object, problem))
 
     def _named(self, item: msgspec.Raw, problem: Corrupt) -> Name:
         """The name of what does not decode, which the log gets to know, too. Raises Corrupt if it has none."""
         try:
-            name = _ANY.decode(item).name
+            bare = _ANY.decode(item).metadata
         except _FAILURES:
             raise problem from None
+        name = bare.namespace or "", bare.name
         log.error("object is passed over, what was known of it before counts: %s %s: %s", self._kind.plural,
                   "/".join(filter(None, name)), problem.message)
         return name

@@ -3,7 +3,8 @@
 It is the difference of two states that is written, so it does not matter how either came about: when a term begins,
 everything is compared, and what has vanished meanwhile is deleted; after that what changes on either side is. Only
 records that are marked as the API server's are deleted, and only of kinds that were listed. Nothing is written before
-all kinds were that must be there: half a state could open what the other half shuts.
+all kinds were that must be there: half a state could open what the other half shuts. What is stored of an object that
+is not understood stays; where nothing is, something may stand in for it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from muslin.kube.access import Load
 from muslin.kube.client import Client, Listing, Pace
 from muslin.kube.kinds import Kind, Name, Resource
 from muslin.kube.reflector import Reflector, Sink
-from muslin.kube.wanted import Convert, KeyOf, Wanted
+from muslin.kube.wanted import Convert, KeyOf, StandIn, Wanted, nothing
 from muslin.tasks import TaskSet
 
 __all__ = ["Aside", "Mirroring", "Target"]
@@ -85,9 +86,10 @@ class Mirroring(Generic[R]):
     """Keeps `target` in step with the API server of `load`; `run()` does it, in a task of the owner's."""
 
     def __init__(self, election: Election, load: Load, kinds: Sequence[Kind[Any]], key_of: KeyOf, convert: Convert[R],
-                 target: Target[R], pace: Pace | None = None, aside: Aside | None = None) -> None:
+                 target: Target[R], pace: Pace | None = None, aside: Aside | None = None,
+                 stand_in: StandIn[R] = nothing) -> None:
         self._election, self._load, self._kinds, self._pace = election, load, kinds, pace
-        self._aside = aside
+        self._aside, self._stand_in = aside, stand_in
         self._key_of, self._convert, self._target = key_of, convert, target
         self._wanted: Wanted[R] | None = None
 
@@ -98,11 +100,11 @@ class Mirroring(Generic[R]):
     def touched(self, keys: Iterable[str]) -> None:
         """Records at these keys were changed, by whomever: those that are the API server's are compared."""
         if (wanted := self._wanted) is not None and wanted.complete.is_set():
-            wanted.mark(key for key in keys if key in wanted.records)
+            wanted.mark(key for key in keys if key in wanted.records or key in wanted.doubtful)
 
     async def _lead(self, term: Term) -> None:
         await self._target.begin(term)
-        wanted = self._wanted = Wanted(self._kinds, self._key_of, self._convert)
+        wanted = self._wanted = Wanted(self._kinds, self._key_of, self._convert, self._stand_in)
         client, tasks = Client(self._load, self._pace), TaskSet()
         metrics.WRITING.set(1)
         try:
@@ -132,8 +134,8 @@ class Mirroring(Generic[R]):
                 wanted.late = False
                 wanted.mark([*wanted.records, *(key for kind, key in self._target.ours() if wanted.knows(kind))])
                 swept = time.monotonic()
-            todo = {key: record for key in wanted.marked()
-                    if self._target.differs(key, record := wanted.records.get(key))}
+            todo = {key: record for key in wanted.marked() if not self._left(wanted, key)
+                    and self._target.differs(key, record := wanted.at(key))}
             metrics.PENDING.set(len(todo))
             try:
                 await self._store(todo, term)
@@ -151,6 +153,10 @@ class Mirroring(Generic[R]):
                     await wanted.moved.wait()
             except TimeoutError:
                 pass  # time to compare everything
+
+    def _left(self, wanted: Wanted[R], key: str) -> bool:
+        """Whether a record is left as it is: its object is not understood, and was when it was stored."""
+        return key in wanted.doubtful and self._target.differs(key, None)
 
     async def _store(self, todo: Mapping[str, R | None], term: Term) -> None:
         """Store some records; one that can not be, however often it is tried, does not keep the others."""
@@ -187,6 +193,9 @@ class _Both:
     def put(self, item: Resource) -> None:
         self._aside.put(self._kind, item)
         self._sink.put(item)
+
+    def damaged(self, name: Name) -> None:
+        self._sink.damaged(name)
 
     def gone(self, name: Name) -> None:
         self._aside.gone(self._kind, name)

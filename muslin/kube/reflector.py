@@ -40,6 +40,9 @@ class Sink(Protocol[T]):
     def put(self, item: T) -> None:
         """An object was made or changed."""
 
+    def damaged(self, name: Name) -> None:
+        """An object was made or changed, and does not decode: it is as it was."""
+
     def gone(self, name: Name) -> None:
         """An object was deleted."""
 
@@ -136,6 +139,10 @@ class Reflector(Generic[T]):
                 self._sink.gone(event.object.name)
             else:
                 self._sink.put(event.object)
+        elif event.damaged and event.type == "DELETED":
+            self._sink.gone(event.damaged)
+        elif event.damaged:
+            self._sink.damaged(event.damaged)
         if event.version:
             self.version = event.version
 

@@ -17,26 +17,37 @@ from muslin.kube.client import Listing
 from muslin.kube.kinds import Kind, Name, Resource
 from muslin.kube.reflector import Sink
 
-__all__ = ["Convert", "Wanted"]
+__all__ = ["Convert", "KeyOf", "StandIn", "Wanted", "nothing"]
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Convert = Callable[[Kind[Any], Any], R | None]
 """The record of an object, None for an object that has none. Raises MuslinError for an object that can have none."""
+StandIn = Callable[[Kind[Any], Name, str], R | None]
+"""The record to go by for an object that is not understood, and why it is not, where nothing was known of it before;
+None to go without."""
 KeyOf = Callable[[Kind[Any], Name], str]
 """Where the record of an object is stored."""
+
+
+def nothing(_kind: Kind[Any], _name: Name, _why: str) -> None:
+    """Nothing stands in for anything."""
 
 
 class Wanted(Generic[R]):
     """The records of objects of some kinds."""
 
-    def __init__(self, kinds: Iterable[Kind[Any]], key_of: KeyOf, convert: Convert[R]) -> None:
-        self._key_of, self._convert = key_of, convert
+    def __init__(self, kinds: Iterable[Kind[Any]], key_of: KeyOf, convert: Convert[R],
+                 stand_in: StandIn[R] = nothing) -> None:
+        self._key_of, self._convert, self._stand_in = key_of, convert, stand_in
+        self.doubtful: dict[str, R | None] = {}
+        """By the key of each object that is not understood, and was not before: what may stand in for it."""
         self._records: dict[str, R] = {}
         self.records: Mapping[str, R] = MappingProxyType(self._records)
         """By key; live."""
         self._of: dict[Kind[Any], set[str]] = {kind: set() for kind in kinds}
+        self._doubtful_of: dict[Kind[Any], set[str]] = {kind: set() for kind in self._of}
         self._unlisted, self._excused = set(self._of), set[Kind[Any]]()
         self.complete = asyncio.Event()
         """Set once all kinds that are not excused were listed: before that, half a state is known."""
@@ -83,16 +94,38 @@ class Wanted(Generic[R]):
     def listed(self, kind: Kind[Any], objects: Iterable[Resource], damaged: Collection[Name]) -> None:
         """These are all objects of a kind; those whose names are damaged are as they were."""
         named = {self._key(kind, name) for name in damaged}
+        for name in damaged:
+            self.damaged(kind, name)
         for item in objects:
             named.add(self._key(kind, item.name))
             self.put(kind, item)
         for key in self._of[kind] - named:
             self._drop(kind, key)
+        for key in self._doubtful_of[kind] - named:
+            self._trust(kind, key)
         if kind in self._unlisted and self.complete.is_set():
             self.late = True
             self.moved.set()
         self._unlisted.discard(kind)
         self._look()
+
+    def at(self, key: str) -> R | None:
+        """The record that is to be at a key; for what is not understood, what stands in for it."""
+        return self.doubtful.get(key) if key in self.doubtful else self._records.get(key)
+
+    def damaged(self, kind: Kind[Any], name: Name, why: str = "it does not decode") -> None:
+        """An object is not understood: what was known of it before counts."""
+        if (key := self._key(kind, name)) and key not in self._records:
+            self._doubtful_of[kind].add(key)
+            self.doubtful[key] = self._stand_in(kind, name, why)
+            self.mark((key,))
+
+    def _trust(self, kind: Kind[Any], key: str) -> None:
+        """An object is understood again, or gone."""
+        if key in self.doubtful:
+            del self.doubtful[key]
+            self._doubtful_of[kind].discard(key)
+            self.mark((key,))
 
     def put(self, kind: Kind[Any], item: Resource) -> None:
         """An object was made or changed."""
@@ -102,7 +135,9 @@ class Wanted(Generic[R]):
                 return
         except MuslinError as problem:
             log.error("%s %s is passed over: %s", kind.kind, "/".join(filter(None, item.name)), problem.message)  # noqa: TRY400
+            self.damaged(kind, item.name, problem.message)
             return
+        self._trust(kind, key)
         if record is None:
             self._drop(kind, key)
         elif self._records.get(key) != record:
@@ -112,7 +147,9 @@ class Wanted(Generic[R]):
 
     def gone(self, kind: Kind[Any], name: Name) -> None:
         """An object was deleted."""
-        self._drop(kind, self._key(kind, name))
+        key = self._key(kind, name)
+        self._trust(kind, key)
+        self._drop(kind, key)
 
     def _key(self, kind: Kind[Any], name: Name) -> str:
         """Where a record is; empty for a name that no record can have, and that no API server should take."""
@@ -137,6 +174,9 @@ class _Sink:
 
     def put(self, item: Resource) -> None:
         self._wanted.put(self._kind, item)
+
+    def damaged(self, name: Name) -> None:
+        self._wanted.damaged(self._kind, name)
 
     def gone(self, name: Name) -> None:
         self._wanted.gone(self._kind, name)

@@ -21,13 +21,16 @@ from services.policy.objects import Ref
 from services.policy.records import Object
 from services.policy.translate import KUBERNETES_POLICY, translate
 
-__all__ = ["FIRST", "stand_in"]
+__all__ = ["FIRST", "scope", "stand_in"]
 
 FIRST = Tier("_closed", -inf)
 """Before all tiers; none can be declared by such a name."""
 
 _SCOPE = ("podSelector", "selector", "namespaceSelector", "serviceAccountSelector", "tier", "order")
 _BOTH = ["Ingress", "Egress"]
+_TYPES = ("policyTypes", "types")
+_LONGEST = 100_000
+"""Bytes of what a policy is for, beyond which that is not worth keeping either."""
 _DENIED = (Rule(Action.DENY),)
 
 
@@ -41,8 +44,8 @@ def stand_in(ref: Ref, record: Object | None) -> Policy | None:
     types = "policyTypes" if kubernetes else "types"
     wanted: list[dict[str, Any]] = [{types: _BOTH}]
     if spec := _spec(record):
-        scope = {key: spec[key] for key in _SCOPE if key in spec}
-        wanted = [{**scope, types: spec.get(types) or _given(spec)}, {**scope, types: _BOTH}, *wanted]
+        named = {key: spec[key] for key in _SCOPE if key in spec}
+        wanted = [{**named, types: spec.get(types) or _given(spec)}, {**named, types: _BOTH}, *wanted]
     for each in wanted:
         manifest = {"apiVersion": KUBERNETES_POLICY if kubernetes else VERSIONS[0],
                     "kind": ref.kind.partition(".")[0], "metadata": {}, "spec": each}
@@ -56,6 +59,23 @@ def stand_in(ref: Ref, record: Object | None) -> Policy | None:
         ingress, egress = (_DENIED if way in resource.directions else () for way in Direction)
         return replace(resource, ingress=ingress, egress=egress, tier=FIRST if each is wanted[-1] else resource.tier)
     return None
+
+
+def scope(spec: bytes | msgspec.Raw) -> dict[str, Any]:
+    """Of a specification, given as JSON, what says which pods it is for, and which way; empty if that can not be had.
+
+    Types that it does not name it names here, since it is without rules.
+    """
+    try:
+        whole = msgspec.json.decode(spec)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return {}
+    if not isinstance(whole, dict):
+        return {}
+    kept = {key: whole[key] for key in (*_SCOPE, *_TYPES) if key in whole}
+    if not any(kept.get(key) for key in _TYPES):
+        kept |= dict.fromkeys(_TYPES[:1] if "podSelector" in kept else _TYPES[1:], _given(whole))
+    return kept if len(msgspec.json.encode(kept)) <= _LONGEST else {}
 
 
 def _spec(record: Object | None) -> dict[str, Any] | None:

@@ -17,14 +17,15 @@ from muslin.kube import kinds
 from muslin.kube.access import Load
 from muslin.kube.client import Pace
 from muslin.kube.kinds import Kind, Name, Resource
-from muslin.kube.mirroring import Mirroring
+from muslin.kube.mirroring import Aside, Mirroring
 from services.policy import records
+from services.policy.closed import scope
 from services.policy.labels import LOG_DENIED
-from services.policy.objects import CALICO_POLICY
+from services.policy.objects import CALICO_POLICY, POLICY_KINDS
 from services.policy.records import KUBERNETES, MAX_MANIFEST, Object
 from services.policy.store import Store
 
-__all__ = ["KINDS", "Source", "converted", "key_of"]
+__all__ = ["KINDS", "Source", "converted", "key_of", "stand_in"]
 
 KINDS: tuple[Kind[Any], ...] = (
     kinds.NETWORK_POLICIES, kinds.NAMESPACES, kinds.SERVICE_ACCOUNTS,
@@ -53,8 +54,10 @@ def key_of(kind: Kind[Any], name: Name) -> str:
 def converted(kind: Kind[Any], item: Resource) -> Object:
     """The record of an object: of its metadata what policy needs, so that it changes when that does and no oftener.
 
+    Of a policy that is too long to be stored it is what the policy is for; `closed` says what comes of that.
+
     Raises:
-        InvalidArgument: it is too long to be stored.
+        InvalidArgument: another object is too long to be stored.
     """
     namespace, name = item.name
     metadata: dict[str, Any] = {"name": name}
@@ -69,8 +72,23 @@ def converted(kind: Kind[Any], item: Resource) -> Object:
         manifest["spec"] = item.spec
     encoded = msgspec.json.encode(manifest)
     if len(encoded) > MAX_MANIFEST:
-        raise InvalidArgument(f"it has {len(encoded)} bytes, and {MAX_MANIFEST} are the most; split it")
+        why = f"it has {len(encoded)} bytes, and {MAX_MANIFEST} are the most; split it"
+        if not isinstance(item, kinds.Manifest) or _named(kind) not in POLICY_KINDS:
+            raise InvalidArgument(why)
+        return _closed(kind, item.name, why, scope(item.spec))
     return Object(_named(kind), namespace, name, _ORIGIN, msgspec.Raw(encoded), KUBERNETES)
+
+
+def stand_in(kind: Kind[Any], name: Name, why: str) -> Object | None:
+    """The record of a policy that is not understood, and was not before; None of anything else."""
+    return _closed(kind, name, why, {}) if _named(kind) in POLICY_KINDS else None
+
+
+def _closed(kind: Kind[Any], name: Name, why: str, spec: Mapping[str, Any]) -> Object:
+    namespace, own = name
+    manifest = {"apiVersion": kind.version, "kind": kind.kind, "spec": spec,
+                "metadata": {"name": own, **({"namespace": namespace} if namespace else {})}}
+    return Object(_named(kind), namespace, own, _ORIGIN, msgspec.Raw(msgspec.json.encode(manifest)), KUBERNETES, why)
 
 
 def _named(kind: Kind[Any]) -> str:
@@ -80,10 +98,11 @@ def _named(kind: Kind[Any]) -> str:
 class Source:
     """Keeps the store in step with an API server; `run()` does it, in a task of the owner's, where it is elected."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror, store: Store, load: Load, pace: Pace | None = None) -> None:
+    def __init__(self, etcd: Etcd, mirror: Mirror, store: Store, load: Load, aside: Aside,
+                 pace: Pace | None = None) -> None:
         self._mirror, self._store = mirror, store
         election = Election(etcd, keys.POLICY_WRITER, f"{socket.gethostname()}/{os.getpid()}")
-        self._mirroring = Mirroring(election, load, KINDS, key_of, converted, self, pace)
+        self._mirroring = Mirroring(election, load, KINDS, key_of, converted, self, pace, aside, stand_in)
         mirror.subscribe(self._changed)
 
     async def run(self) -> None:

@@ -38,6 +38,8 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole object, JSON inside JSON."""
     source: str = ""
     """Who looks after it: KUBERNETES, or empty for whoever applied it."""
+    problem: str = ""
+    """Why it can not be what its user wrote; the manifest is then at most what it is for."""
 
     @property
     def ref(self) -> Ref:
@@ -55,8 +57,11 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
         A policy that an API server has taken is not refused for what is not understood of it; see `translate`.
 
         Raises:
-            InvalidArgument: it is not JSON, or the API server would refuse it; the message names the field.
+            InvalidArgument: it is not JSON, or the API server would refuse it; the message names the field. Or it is
+                only in the place of another.
         """
+        if self.problem:
+            raise InvalidArgument(self.problem)
         if len(bytes(self.manifest)) > MAX_MANIFEST:
             raise InvalidArgument(f"manifest: {len(bytes(self.manifest))} bytes are more than {MAX_MANIFEST}")
         try:

@@ -10,6 +10,7 @@ from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
 from muslin.etcd import Etcd, Members
 from muslin.kube.access import Load
 from muslin.rpc import App, Part, Readiness
+from services.policy.complaints import Complaints
 from services.policy.endpoints import EndpointSource
 from services.policy.kubernetes import Source
 from services.policy.plugin import Plugin
@@ -32,8 +33,8 @@ class PolicyApp(App):
         self._endpoint = endpoint
         self._etcd = Etcd(etcd)
         self._replica = Replica(self._etcd)
-        self._kubernetes = Source(self._etcd, self._replica.mirror, self._replica.store, kubernetes
-                                  ) if kubernetes else None
+        self._kubernetes = Source(self._etcd, self._replica.mirror, self._replica.store, kubernetes,
+                                  Complaints(self._replica)) if kubernetes else None
         self._parts: tuple[Part, ...] = ()
 
     async def start(self, readiness: Readiness) -> None:

@@ -53,6 +53,11 @@ class Status:
     closed: bool = False
     """Whether that only stands in for it: no version of it was understood, so its pods are isolated."""
 
+    @property
+    def key(self) -> str:
+        """Its key in etcd."""
+        return keys.policy_object(self.ref.kind, self.ref.namespace, self.ref.name)
+
 
 class Sources:
     """The objects and profiles that are stored, as far as they could be understood."""
@@ -176,8 +181,15 @@ class Sources:
         found = ((known.ref, self._declared.get(known.resource_id)) for _, known in sorted(self._objects.items()))
         return [ref for ref, policy in found if isinstance(policy, Policy) and policy.tier.name == tier]
 
+    def noted(self) -> list[Status]:
+        """What has become of the policies that there is something to say about, likewise sorted."""
+        return [status for key in sorted(self._noted) if (known := self._objects[key]).ref.kind in POLICY_KINDS
+                and (status := self._status(known)).conditions]
+
     def policies(self) -> list[Status]:
         """What has become of each object that is a policy or should be one, sorted by kind, namespace and name."""
-        return [Status(known.ref, known.object.origin if known.object else "", known.accepted, self._said(known),
-                       known.resource_id, known.closed)
-                for _, known in sorted(self._objects.items()) if known.ref.kind in POLICY_KINDS]
+        return [self._status(known) for _, known in sorted(self._objects.items()) if known.ref.kind in POLICY_KINDS]
+
+    def _status(self, known: _Known) -> Status:
+        return Status(known.ref, known.object.origin if known.object else "", known.accepted, self._said(known),
+                      known.resource_id, known.closed)

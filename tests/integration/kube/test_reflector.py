@@ -28,6 +28,7 @@ class Known:
     def __init__(self) -> None:
         self.objects: dict[Name, str] = {}
         self.lists = self.excuses = 0
+        self.doubtful: set[Name] = set()
         self._moved = asyncio.Event()
 
     def listed(self, listing: Listing[Any]) -> None:
@@ -37,6 +38,10 @@ class Known:
 
     def put(self, item: Resource) -> None:
         self.objects[item.name] = item.metadata.resource_version or ""
+        self._moved.set()
+
+    def damaged(self, name: Name) -> None:
+        self.doubtful.add(name)
         self._moved.set()
 
     def gone(self, name: Name) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -150,6 +151,27 @@ async def test_an_api_server_that_is_away_changes_nothing(api: ApiServer, servic
     assert set(await until(client, lambda there: "NetworkPolicy/shop/deny" not in there)) == {"NetworkPolicy/shop/mine"}
 
 
+async def test_a_token_that_expires_halfway_changes_nothing_until_there_is_another(
+        api: ApiServer, etcd: EtcdServer, endpoint_server: EndpointServer, tmp_path: Path) -> None:
+    """It is read anew from its file; meanwhile what is stored is in force, and the log says what is wrong, not it."""
+    (tmp_path / "token").write_text("the-first-one\n")
+    api.tokens = {"the-first-one"}
+    config = api.kubeconfig(tmp_path / "config", tokenFile="token")
+    async with running(process(etcd, endpoint_server, config)) as (service, client):
+        await api.put(POLICIES, "deny", "shop", spec=DENY)
+        await until(client, lambda there: len(there) == 1)
+        api.tokens = {"the-second-one"}
+        await api.end_watches()
+        await api.delete(POLICIES, "deny", "shop")
+        await api.put(POLICIES, "other", "shop", spec=DENY)
+        log = await said(service, f"the credentials of kubeconfig {config} have expired or are not this server's")
+        assert set(await objects(client)) == {"NetworkPolicy/shop/deny"}
+        (tmp_path / "token").write_text("the-second-one\n")
+        await until(client, lambda there: set(there) == {"NetworkPolicy/shop/other"})
+        assert "the-first-one" not in log
+        assert "Traceback" not in service.tail(1_000_000)
+
+
 async def test_what_somebody_else_does_to_a_followed_object_is_undone(api: ApiServer, client: Client) -> None:
     await api.put(POLICIES, "deny", "shop", spec=DENY)
     await until(client, lambda there: len(there) == 1)
@@ -173,6 +195,73 @@ async def test_of_a_policy_that_is_not_understood_the_rest_closes(api: ApiServer
     assert [(item.path, item.message) for item in policy.conditions] == [
         ("spec.ingress[0].from[0].clusterSelector",
          "unknown field; known are ipBlock, namespaceSelector, podSelector; spec.ingress[0] is dropped")]
+
+
+async def test_events_say_what_has_become_of_policies(api: ApiServer, client: Client) -> None:
+    """Of what is partly and not at all in force, once for each version; of what is well nothing."""
+    await api.put(POLICIES, "well", "shop", spec=DENY)
+    later = {"podSelector": {}, "ingress": [{"from": [{"clusterSelector": {}}]}, {"ports": [{"port": 80}]}]}
+    made = await api.put(POLICIES, "later", "shop", spec=later)
+    await api.put(POLICIES, "wrong", "shop", spec={"podSelector": {"matchLabels": 7}})
+
+    async def told(count: int) -> dict[str, Any]:
+        async with asyncio.timeout(_SOON):
+            while len(api.events()) < count:  # noqa: ASYNC110  another process writes them
+                await asyncio.sleep(0.02)
+        return {event["involvedObject"]["name"]: event for event in api.events()}
+
+    events = await told(2)
+    assert {name: event["reason"] for name, event in events.items()} == {
+        "later": "PolicyPartlyInForce", "wrong": "PolicyNotInForce"}
+    assert events["later"]["involvedObject"] == {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "namespace": "shop", "name": "later",
+        "uid": made["metadata"]["uid"]}
+    assert "spec.ingress[0].from[0].clusterSelector: unknown field" in events["later"]["message"]
+    assert "nothing is allowed by it to what it is for" in events["wrong"]["message"]
+    await api.put(POLICIES, "later", "shop", spec=later, metadata={"labels": {"x": "y"}})
+    await api.put(POLICIES, "marker", "shop", spec={"podSelector": {"matchLabels": 7}})
+    events = await told(3)
+    assert events["later"]["count"] == 1, "the same of the same is not said again"
+    assert "status" not in api.one(POLICIES, "later", "shop")
+
+
+async def test_a_server_that_takes_no_events_is_followed_all_the_same(
+        api: ApiServer, service: Service, client: Client) -> None:
+    api.read_only = True
+    await api.put(POLICIES, "wrong", "shop", spec={"podSelector": {"matchLabels": 7}})
+    await said(service, "an event is not written")
+    await api.put(POLICIES, "well", "shop", spec=DENY)
+    await until(client, lambda there: len(there) == 2)
+    assert service.tail(1_000_000).count("an event is not written") == 1
+
+
+async def test_a_policy_that_can_not_be_read_opens_nothing(
+        api: ApiServer, service: Service, client: Client) -> None:
+    """One that was understood before stays, over a restart as well; one that never was isolates its namespace."""
+    broken: dict[str, Any] = {"labels": "of a later version"}
+    await api.put(POLICIES, "before", "shop", spec=DENY)
+    await until(client, lambda there: len(there) == 1)
+    await api.put(POLICIES, "before", "shop", spec=DENY, metadata=broken)
+    await api.put(POLICIES, "new", "shop", spec={"podSelector": {}, "ingress": [{}]}, metadata=broken)
+
+    async def state() -> dict[str, tuple[bool, bool]]:
+        answer = await client.policies.GetStatus(policy_pb2.GetStatusRequest(), timeout=30)
+        return {item.object.name: (item.accepted, item.closed) for item in answer.policies}
+
+    async def until_state(wanted: dict[str, tuple[bool, bool]]) -> None:
+        async with asyncio.timeout(_SOON):
+            while await state() != wanted:  # noqa: ASYNC110  another process has it
+                await asyncio.sleep(0.02)
+
+    await until_state({"before": (True, False), "new": (False, True)})
+    assert service.terminate() == 0
+    service.launch()
+    await asyncio.to_thread(service.wait)
+    await api.put(POLICIES, "marker", "shop", spec=DENY)
+    await until_state({"before": (True, False), "new": (False, True), "marker": (True, False)})
+    await api.put(POLICIES, "new", "shop", spec=DENY)
+    await api.delete(POLICIES, "before", "shop")
+    await until_state({"new": (True, False), "marker": (True, False)})
 
 
 async def test_half_a_state_is_not_stored(api: ApiServer, etcd: EtcdServer, tmp_path: Path,
@@ -242,6 +331,13 @@ async def test_a_kubeconfig_that_can_not_be_used_is_said_and_awaited(
         config.mkdir()
         await said(service, f"kubeconfig: {config} is a directory; name a file")
         config.rmdir()
+        os.mkfifo(config)
+        await said(service, f"kubeconfig: {config} is no regular file; name one")
+        config.unlink()
+        config.write_bytes(b"\xff\xfe")
+        await said(service, f"kubeconfig: {config} is not text in UTF-8")
+        config.write_text("contexts: [")
+        await said(service, f"kubeconfig {config}")
         config.write_text("apiVersion: v2\nkind: Config")
         await said(service, "'v2' is not supported")
         config.write_text(EXEC)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muslin.errors import InvalidArgument, MuslinError, NotFound, Unsupported
+from muslin.errors import InvalidArgument, IOFailure, MuslinError, NotFound, Unsupported
 from muslin.kube.access import Access
 from muslin.kube.kubeconfig import load
 
@@ -83,6 +83,8 @@ def test_one_context_need_not_be_named(tmp_path: Path) -> None:
     ({"user": {"client-key-data": "%"}}, InvalidArgument, r"client-key-data'\]: not base64"),
     ({"user": {"client-key": "none"}}, NotFound, r"client-key'\]: .*none does not exist"),
     ({"user": {"tokenFile": "."}}, InvalidArgument, "tokenFile: .* is a directory; name a file"),
+    ({"user": {"tokenFile": "/dev/null"}}, InvalidArgument, "tokenFile: /dev/null is no regular file"),
+    ({"user": {"tokenFile": "config/x"}}, IOFailure, "tokenFile: .*config/x: Not a directory"),
     ({"user": {"tokenFile": "config"}}, InvalidArgument, "not a token: it holds white space"),
     ({"user": {"token": "a b"}}, InvalidArgument, "not a token"),
     ({"cluster": {"server": "x:6443"}}, InvalidArgument, "server 'x:6443' is not a URL; write it as https://host:6443"),

@@ -115,3 +115,28 @@ def test_a_store_that_follows_the_marks_has_what_is_wanted(steps: list[Any]) -> 
                 write()
     write()
     assert store == {one: value for one, value in truth.items() if value != "none"} == dict(wanted.records)
+
+
+def stand_in(_: Kind[Any], name: Name, why: str) -> str | None:
+    return f"{name[1]}: {why}" if name[1] != "d" else None
+
+
+def test_something_stands_in_for_what_was_never_understood_and_only_for_that() -> None:
+    """It goes when the object is understood, or gone; what was understood before stays in force."""
+    wanted = Wanted(KINDS, key, record, stand_in)
+    sink = wanted.sink(KINDS[0])
+    sink.listed(Listing([item("a", "1"), item("b", "bad")], "1", frozenset({("", "c"), ("", "d")})))
+    assert wanted.doubtful == {"namespaces/b": "b: bad", "namespaces/c": "c: it does not decode", "namespaces/d": None}
+    assert [wanted.at(f"namespaces/{name}") for name in "abcd"] == ["1", "b: bad", "c: it does not decode", None]
+    wanted.marked()
+    sink.put(item("a", "bad"))
+    sink.damaged(("", "a"))
+    assert wanted.at("namespaces/a") == "1"
+    sink.put(item("b", "2"))
+    sink.gone(("", "c"))
+    assert wanted.doubtful == {"namespaces/d": None}
+    assert (wanted.at("namespaces/b"), wanted.at("namespaces/c")) == ("2", None)
+    assert {"namespaces/b", "namespaces/c"} <= wanted.marked()
+    sink.listed(Listing([item("b", "2")], "2"))
+    assert wanted.doubtful == {}
+    assert wanted.records == {"namespaces/b": "2"}
