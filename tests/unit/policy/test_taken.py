@@ -139,8 +139,3 @@ def test_each_kind_can_be_named_as_the_policy_service_does(kind: Any) -> None:
     record.translate()
 
 
-def test_what_is_too_long_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="bytes, and 1048576 are the most"):
-        sent(kinds.NETWORK_POLICIES, spec={"podSelector": {}, "x": "y" * (1 << 20)})
-
-
