@@ -15,6 +15,7 @@ from muslin.cli.cluster.group import cluster
 from muslin.cli.completion import completion
 from muslin.cli.endpoint.group import endpoint
 from muslin.cli.ipam.group import ipam
+from muslin.cli.node.group import node
 from muslin.cli.options import run_dir as _run_dir
 from muslin.cli.places import DEFAULT_STATE, Places
 from muslin.cli.policy.group import complete_pods, policy
@@ -80,6 +81,7 @@ def cli(tls_cert: Path | None, tls_key: Path | None, tls_ca: Path | None) -> Non
     muslin explain web/gateway-1 data/redis --port 6379
     muslin ipam show                         how full the address pools are
     muslin endpoint list                     what is attached to the network
+    muslin node list                         nodes, and what they have of the pools
     muslin policy explain 10.0.0.0/8 data/redis    which line of which file decides; also matrix, test, lint
     muslin down                              stop, and remove everything
 
@@ -292,6 +294,7 @@ def trace_flows(workload: str, run_dir: Path, output: str) -> NoReturn:
 
 cli.add_command(ipam)
 cli.add_command(endpoint)
+cli.add_command(node)
 cli.add_command(policy)
 cli.add_command(cluster)
 cli.add_command(completion)

@@ -63,6 +63,9 @@ class _Watched:
         if item.name == self.name:
             self._set(self._of(item))
 
+    def damaged(self, name: Name) -> None:
+        """As Sink: it is as it was."""
+
     def gone(self, name: Name) -> None:
         """As Sink."""
         if name == self.name:

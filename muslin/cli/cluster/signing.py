@@ -51,6 +51,9 @@ class Signer:
         if not item.certificate and not item.has("Denied") and not item.has("Failed"):
             self._waiting.put_nowait(item)
 
+    def damaged(self, name: Name) -> None:
+        """As Sink: what can not be read is not signed."""
+
     def gone(self, name: Name) -> None:
         """As Sink: who made it does not want it any more."""
 

@@ -10,10 +10,12 @@ import re
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -284,6 +286,37 @@ def test_nodes_give_up_blocks_and_are_removed(machine: Machine) -> None:
     assert machine.ipam("remove-node", "ghost") == "node ghost held nothing\n"
     assert "node1" in machine.ipam("remove-node", "node1", code=1)
     assert machine.ipam("check").endswith("no problems\n")
+
+
+def test_nodes_are_listed_shown_and_drained(machine: Machine) -> None:
+    def node(*argv: str, code: int = 0) -> Any:
+        return json.loads(machine.muslin("node", *argv, "-o", "json", code=code))
+
+    def listed() -> dict[str, Any]:
+        return {each["node"]: each for each in node("list")["nodes"]}
+
+    deadline = time.monotonic() + 60
+    while not (listed()["node1"]["host"] or {}).get("present"):  # its daemon says so when it has looked around
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert listed()["node1"]["host"]["trouble"] == ""
+    assert listed()["node1"]["use"] == {"node": "node1", "blocks": 1, "addresses": 2, "draining": False}
+    assert re.search(r"^node1 +ready +1 +2 ", machine.muslin("node", "list"), re.MULTILINE)
+    shown = machine.muslin("node", "show", "node1")
+    assert "state:      ready\n" in shown
+    assert "2 of 64 used" in shown
+    assert "node nowhere has not announced itself" in machine.muslin("node", "show", "nowhere", code=1)
+
+    address = machine.assign("drained", "ghost")
+    answer = node("drain-ipam", "ghost", "--wait", "--timeout", "1", code=3)
+    assert answer["left"] == {"node": "ghost", "blocks": 1, "addresses": 1, "draining": True}
+    with pytest.raises(grpc.aio.AioRpcError, match="node ghost is drained of addresses"):
+        machine.assign("another", "ghost")
+    assert re.search(r"^ghost +unknown, drained +1 +1 ", machine.muslin("node", "list"), re.MULTILINE)
+    assert machine.muslin("node", "drain-ipam", "ghost", "--undo") == (
+        "node ghost gets addresses again; it has 1 address and 1 block\n")
+    assert machine.assign("drained", "ghost") == address
+    assert machine.shown("remove-node", "ghost")["addresses"] == [address]
 
 
 def test_a_terminal_gets_colour_in_its_width_and_a_pipe_neither(machine: Machine) -> None:

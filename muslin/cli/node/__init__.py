@@ -1,0 +1,1 @@
+"""`muslin node`: nodes as the services know them."""
