@@ -63,8 +63,8 @@ images:  ## Build the images muslin/{ipam,endpoint,policy,node,cli,etcd}; BASE=,
 test-compose: setup  ## Break a cluster of containers in all ways, and print what it did to traffic; needs root and Docker
 	MUSLIN_COMPOSE=1 TAG=$(TAG) $(BIN)/python -m pytest -s tests/compose
 
-test-kubernetes: setup  ## Muslin on a real Kubernetes node of its own, K8S_BIN=directory of its binaries; needs root
-	MUSLIN_KUBERNETES_NODE=1 K8S_BIN=$(abspath $(K8S_BIN)) $(BIN)/python -m pytest -s tests/kubernetes
+test-kubernetes: setup  ## Muslin on a real Kubernetes node of its own, K8S_BIN=its binaries, IMAGES=archive; needs root
+	MUSLIN_KUBERNETES_NODE=1 K8S_BIN=$(abspath $(K8S_BIN)) MUSLIN_IMAGES=$(abspath $(IMAGES)) $(BIN)/python -m pytest -s tests/kubernetes
 
 lint: .venv/ready  ## Check style, types and module boundaries
 	$(BIN)/ruff check
