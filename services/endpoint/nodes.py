@@ -34,7 +34,7 @@ _CALL = 10.0
 """Seconds for one request."""
 _LOOK = 1.0
 """Seconds between two looks at all nodes: time passes, and what has changed is gathered."""
-_LOOK_BEHIND = 10.0
+_LOOK_BEHIND = 30.0
 """Seconds between two looks for what nodes have left: all records are gone through."""
 _ECHO = 15.0
 """Seconds in which what was written must come back by the watch; then it is written again if it is still missing."""

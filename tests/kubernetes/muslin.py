@@ -20,6 +20,8 @@ _READS = (("", ("pods", "namespaces", "nodes", "serviceaccounts")),
           ("networking.k8s.io", ("networkpolicies",)),
           ("crd.projectcalico.org", ("networkpolicies", "globalnetworkpolicies", "tiers", "profiles")))
 """What the services follow, by group."""
+_WRITES = ((("nodes", "nodes/status"), ("patch",)), (("events",), ("create", "patch")))
+"""What they tell, of the group of no name."""
 
 
 class Muslin:
@@ -32,6 +34,8 @@ class Muslin:
         """Give it its rights, start it, and wait until all of it is healthy."""
         rules = [{"apiGroups": [group], "resources": list(resources), "verbs": ["get", "list", "watch"]}
                  for group, resources in _READS]
+        rules += [{"apiGroups": [""], "resources": list(resources), "verbs": list(verbs)}
+                  for resources, verbs in _WRITES]
         api = "rbac.authorization.k8s.io"
         self.node.apply(
             {"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": {"name": _USER}, "rules": rules},
