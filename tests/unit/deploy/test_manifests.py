@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from muslin.cli.cluster import names
+from services.endpoint.standing import NOT_READY
 from tests.unit.deploy import manifests
 from tests.unit.deploy.manifests import LACKING, OVERLAYS, ROOT, Manifest, containers, rendered, rendering, templates
 from tests.unit.deploy.schemas import NEW, OLD, Invalid, valid
@@ -108,7 +109,7 @@ def test_what_must_run_before_there_is_a_network_can(overlay: str) -> None:
         assert spec["priorityClassName"].startswith("system-"), name
         tolerated = {each.get("key") for each in spec["tolerations"]}
         assert None in tolerated or {"node.kubernetes.io/not-ready", "node.kubernetes.io/network-unavailable",
-                                     "node-role.kubernetes.io/control-plane"} <= tolerated, name
+                                     "node-role.kubernetes.io/control-plane", NOT_READY} <= tolerated, name
 
 
 @rendering_only
