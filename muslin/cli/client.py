@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -49,9 +50,19 @@ def target_of(service: str, run: Path) -> str:
     if found := elsewhere(service):
         return found
     places = Places(run, DEFAULT_STATE)
-    if service != "node" or not places.socket("node").exists():  # a node daemon may run without `muslin up`
+    if not _listens(places.socket(service)):  # each may run without `muslin up`
         require_up(run)
     return places.target(service)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody does behind a unix socket; one that is left over from somebody killed is there, too."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            return probe.connect_ex(str(path)) == 0
+        except OSError:  # the path is too long for one
+            return False
 
 
 class Services:

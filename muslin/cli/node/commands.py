@@ -12,13 +12,13 @@ import grpc
 from muslin.api.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from muslin.api.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from muslin.api.policy.v1 import policy_pb2, policy_pb2_grpc
-from muslin.cli.client import elsewhere, target_of
+from muslin.cli.client import target_of
 from muslin.cli.console import Console
 from muslin.cli.ipam.output import plain, plains, structured
 from muslin.cli.ipam.table import Look
 from muslin.cli.node import views
 from muslin.cli.node.views import Seen
-from muslin.errors import MuslinError, NotFound
+from muslin.errors import MuslinError, NotFound, Unavailable
 from muslin.rpc import channel, translated
 
 __all__ = ["drain", "show_list", "show_one"]
@@ -32,16 +32,29 @@ NOT_YET = 3
 
 
 class _Services:
-    def __init__(self, channels: dict[str, grpc.aio.Channel]) -> None:
-        self.ipam: ipam_pb2_grpc.IpamAsyncStub = ipam_pb2_grpc.IpamStub(channels["ipam"])
-        self._endpoints: endpoint_pb2_grpc.EndpointsAsyncStub = endpoint_pb2_grpc.EndpointsStub(channels["endpoint"])
-        self._policies: policy_pb2_grpc.PoliciesAsyncStub = policy_pb2_grpc.PoliciesStub(channels["policy"])
+    """Those that there are. Asking another raises why there is none: where one of them runs others need not."""
+
+    def __init__(self, channels: dict[str, grpc.aio.Channel | Unavailable]) -> None:
+        self._channels = channels
+
+    def _channel(self, name: str) -> grpc.aio.Channel:
+        found = self._channels[name]
+        if isinstance(found, Unavailable):
+            raise Unavailable(f"{name}: {found.message}")
+        return found
+
+    @property
+    def ipam(self) -> ipam_pb2_grpc.IpamAsyncStub:
+        """The address manager."""
+        return ipam_pb2_grpc.IpamStub(self._channel("ipam"))
 
     async def hosts(self) -> dict[str, endpoint_pb2.Host]:
         """Nodes that have announced themselves, by name."""
         found: dict[str, endpoint_pb2.Host] = {}
         with translated("endpoint: watch hosts"):
-            stream = self._endpoints.WatchHosts(endpoint_pb2.WatchHostsRequest(), timeout=TIMEOUT)
+            endpoints: endpoint_pb2_grpc.EndpointsAsyncStub = endpoint_pb2_grpc.EndpointsStub(
+                self._channel("endpoint"))
+            stream = endpoints.WatchHosts(endpoint_pb2.WatchHostsRequest(), timeout=TIMEOUT)
             async for message in stream:
                 found |= {host.node: host for host in message.hosts}
                 if message.snapshot_complete:
@@ -58,15 +71,13 @@ class _Services:
     async def policies(self) -> dict[str, policy_pb2.NodeStatus]:
         """How far nodes lag, by name."""
         with translated("policy: status"):
-            answer = await self._policies.GetStatus(policy_pb2.GetStatusRequest(), timeout=TIMEOUT)
+            policies: policy_pb2_grpc.PoliciesAsyncStub = policy_pb2_grpc.PoliciesStub(self._channel("policy"))
+            answer = await policies.GetStatus(policy_pb2.GetStatusRequest(), timeout=TIMEOUT)
         return {each.node: each for each in answer.nodes}
 
     async def seen(self, console: Console) -> list[Seen]:
         """All nodes, with what could be learned; of what could not be the user is warned."""
-        async def hosts() -> dict[str, endpoint_pb2.Host]:
-            return await self.hosts()
-
-        found = await asyncio.gather(hosts(), self.uses(), self.policies(), return_exceptions=True)
+        found = await asyncio.gather(self.hosts(), self.uses(), self.policies(), return_exceptions=True)
         for problem in found:
             if isinstance(problem, MuslinError):
                 console.warn(problem.message)
@@ -79,10 +90,17 @@ class _Services:
 
 @asynccontextmanager
 async def _connected(run: Path) -> AsyncIterator[_Services]:
-    """The services. Raises Unavailable if a run directory is meant on which nothing runs."""
+    """The services. Raises Unavailable if there are none at all."""
+    channels: dict[str, grpc.aio.Channel | Unavailable] = {}
     async with AsyncExitStack() as stack:
-        yield _Services({name: await stack.enter_async_context(channel(elsewhere(name) or target_of(name, run)))
-                         for name in ("ipam", "endpoint", "policy")})
+        for name in ("ipam", "endpoint", "policy"):
+            try:
+                channels[name] = await stack.enter_async_context(channel(target_of(name, run)))
+            except Unavailable as problem:
+                channels[name] = problem
+        if all(isinstance(each, Unavailable) for each in channels.values()):
+            raise next(each for each in channels.values() if isinstance(each, Unavailable))
+        yield _Services(channels)
 
 
 async def show_list(run: Path, form: str) -> None:
