@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 _CALL = 10.0
 """Seconds for one request."""
-_LOOK = 1.0
-"""Seconds between two looks at all nodes: time passes, and what has changed is gathered."""
-_LOOK_BEHIND = 30.0
-"""Seconds between two looks for what nodes have left: all records are gone through."""
+_LOOK, _GATHER = 1.0, 0.1
+"""Seconds between two looks at nodes that time changes, and in which what has changed is gathered."""
+_LOOK_AGAIN = 30.0
+"""Seconds between two looks at all of them, and at what they have left."""
 _ECHO = 15.0
 """Seconds in which what was written must come back by the watch; then it is written again if it is still missing."""
 _FAILED, _DENIED = 10.0, 300.0
@@ -56,6 +56,7 @@ class NodeKeeper:
         """By node what was written, and until when that may take to be seen."""
         self._paused: dict[str, float] = {}  # by kind of request
         self._trouble: dict[str, str] = {}
+        self._changed_nodes: set[str] = set()
         self._moved = asyncio.Event()
         mirror.subscribe(self._changed)
 
@@ -77,14 +78,14 @@ class NodeKeeper:
         self._listed.add(kind)
         if kind is kinds.NODES:
             self._nodes = {item.metadata.name: item for item in objects if isinstance(item, Node)}
-            self._moved.set()
+            self._look_at(*self._nodes)
 
     def put(self, kind: Kind[Any], item: Resource) -> None:
         """An object was made or changed."""
         if kind is kinds.NODES and isinstance(item, Node):
             self._nodes[item.metadata.name] = item
             self._asked.pop(item.metadata.name, None)
-            self._moved.set()
+            self._look_at(item.metadata.name)
 
     def gone(self, kind: Kind[Any], name: Name) -> None:
         """An object was deleted."""
@@ -93,44 +94,53 @@ class NodeKeeper:
             self._asked.pop(name[1], None)
 
     def _changed(self, changes: Sequence[Change], _revision: int) -> None:
-        if any(change.key.startswith((keys.HOSTS, keys.PRESENCES)) for change in changes):
-            self._moved.set()
+        for change in changes:
+            for prefix in (keys.HOSTS, keys.PRESENCES):
+                if change.key.startswith(prefix):
+                    self._look_at(change.key.removeprefix(prefix))
+
+    def _look_at(self, *nodes: str) -> None:
+        self._changed_nodes.update(nodes)
+        self._moved.set()
 
     # What is done
 
     async def run(self, client: Client) -> None:
         """Look again and again, until cancelled."""
-        behind = 0.0
+        again = 0.0
         while True:
             self._moved.clear()
             if self._mirror.trouble:
                 self._forget()  # who is present is not known; afterwards everybody gets the time to say so
+                again = 0.0
             elif kinds.NODES in self._listed:
+                if everything := time.monotonic() >= again:
+                    self._changed_nodes.update(self._hosts.known)
+                    again = time.monotonic() + min(_LOOK_AGAIN, self._leftovers.gone_after / 3)
                 await self._tell(client)
-                if time.monotonic() >= behind and kinds.PODS in self._listed:
+                if everything and kinds.PODS in self._listed:
                     await self._clear()
-                    behind = time.monotonic() + min(_LOOK_BEHIND, self._leftovers.gone_after / 3)
             try:
                 async with asyncio.timeout(_LOOK):
                     await self._moved.wait()
-                await asyncio.sleep(_LOOK / 10)  # often more comes
+                await asyncio.sleep(_GATHER)
             except TimeoutError:
                 pass
 
     async def _tell(self, client: Client) -> None:
-        """Have the objects of nodes say how their network is."""
-        now = time.monotonic()
-        self._standings.keep(self._hosts.known)
-        for host in list(self._hosts.known.values()):
-            if (node := self._nodes.get(host.node)) is None or (standing := self._standings.of(host, now)) is None:
-                continue
-            await self._say(client, node, standing)
-            if standing.available and (steps := list(untainted(node))):
-                await self._once(node, "taint", client.edit(kinds.NODES.path(node.name), steps, _CALL))
+        """Have the objects of nodes that are to be looked at say how their network is."""
+        now, names = time.monotonic(), self._changed_nodes | self._standings.waiting
+        self._changed_nodes.clear()
+        for name in names:
+            if (host := self._hosts.known.get(name)) is None:
+                self._standings.drop(name)
+            elif (standing := self._standings.of(host, now)) and (node := self._nodes.get(name)):
+                await self._say(client, node, standing)
 
     async def _say(self, client: Client, node: Node, standing: Standing) -> None:
-        change = condition(node, standing, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-        if change is None:
+        if standing.available and (steps := list(untainted(node))):
+            await self._once(node, "taint", client.edit(kinds.NODES.path(node.name), steps, _CALL))
+        if not (change := condition(node, standing, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))):
             return
         path = f"{kinds.NODES.path(node.name)}/status"
         if await self._once(node, f"condition {standing.reason}", client.patch(path, change, _CALL)):
@@ -140,6 +150,7 @@ class NodeKeeper:
         """Make a request, if it has not been made a moment ago; whether it was made."""
         name, now, sort = node.metadata.name, time.monotonic(), what.partition(" ")[0]
         asked = self._asked.setdefault(name, {})
+        self._changed_nodes.add(name)  # until it is seen that nothing is to be said any more
         if asked.get(what, 0.0) > now or self._paused.get(sort, 0.0) > now:
             request.close()
             return False

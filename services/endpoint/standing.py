@@ -6,7 +6,7 @@ end of the taint with which nodes may be registered to keep pods off until there
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,14 @@ class Standings:
         """Nothing is known of what has been: it begins now."""
         self._since.clear()
 
-    def keep(self, nodes: Collection[str]) -> None:
-        """Forget all other nodes."""
-        for node in self._since.keys() - set(nodes):
-            del self._since[node]
+    @property
+    def waiting(self) -> Set[str]:
+        """Nodes that do not serve: of these time alone changes what should be said; live."""
+        return self._since.keys()
+
+    def drop(self, node: str) -> None:
+        """Forget a node."""
+        self._since.pop(node, None)
 
     def of(self, host: endpoint_pb2.Host, now: float) -> Standing | None:
         """What should be said of a node that has announced itself once; None if that is not decided yet.

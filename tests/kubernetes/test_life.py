@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tests.kubernetes.leaks import none
 from tests.kubernetes.machine import until
 from tests.kubernetes.muslin import CALICO, Muslin
 from tests.kubernetes.node import PATIENCE, Node
-from tests.kubernetes.pods import Space, manifest
+from tests.kubernetes.pods import Space, manifest, policy
 
 TAINT = "muslin.dev/not-ready"
 
@@ -34,9 +35,9 @@ def events(space: Space, name: str) -> dict[str, dict[str, Any]]:
             if each.get("source", {}).get("component", "").startswith("muslin-")}
 
 
-def told(space: Space, name: str, reason: str) -> dict[str, Any]:
-    """The event of a reason on a pod, once it is there."""
-    until(lambda: reason in events(space, name), lambda: space.kubectl("describe", "pod", name), PATIENCE)
+def told(space: Space, name: str, reason: str, kind: str = "pod") -> dict[str, Any]:
+    """The event of a reason on an object, once it is there."""
+    until(lambda: reason in events(space, name), lambda: space.kubectl("describe", kind, name), PATIENCE)
     return events(space, name)[reason]
 
 
@@ -70,6 +71,20 @@ def test_a_pod_that_asks_for_what_can_not_be_is_told_so(muslin: Muslin, space: S
     assert "172.31.0.1 is in no pool" in space.kubectl("describe", "pod", "wrong"), "where its user looks"
     space.kubectl("annotate", "--overwrite", "pod", "wrong", 'cni.projectcalico.org/ipAddrs=["192.168.77.7"]')
     assert space.ready("wrong") == ["192.168.77.7"]
+
+
+def test_a_policy_that_is_too_long_isolates_and_says_so(muslin: Muslin, space: Space) -> None:
+    """The API server takes it; what can not be stored of it must not open what it shuts."""
+    address, _ = space.run("web", "other")
+    space.comes_to("OK", "other", address)
+    peers = [{"ipBlock": {"cidr": f"10.{number >> 8}.{number & 255}.0/24"}} for number in range(30_000)]
+    made = policy("long", {"app": "web"}, ingress=[{"from": peers}])
+    space.node.kubectl("--namespace", space.name, "create", "--filename", "-", text=json.dumps(made))
+    space.comes_to("TIMEOUT", "other", address)
+    assert space.connect("web", space.ready("other")[0]) == "OK"
+    assert "1048576 are the most; split it" in told(space, "long", "PolicyNotInForce", "networkpolicy")["message"]
+    space.kubectl("delete", "networkpolicy", "long")
+    space.comes_to("OK", "other", address)
 
 
 def test_a_node_that_was_deleted_by_mistake_comes_back_as_itself(muslin: Muslin, space: Space) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -147,6 +148,29 @@ async def test_nonsense_is_followed_by_a_list(server: ApiServer) -> None:
         await known.until(lambda: known.lists == 2)
         await server.put(PODS, "a", "default")
         await known.until(lambda: len(known.objects) == 1)
+
+
+async def test_objects_of_unknown_versions_and_kinds_are_named_and_stop_nothing(server: ApiServer) -> None:
+    """What was known of them counts, and that they were deleted counts as well."""
+    async with following(server) as (reflector, known):
+        await server.put(PODS, "a", "default")
+        await known.until_count(1)
+        await server.watched(PODS)
+
+        def line(event: str, version: str, kind: str, name: str) -> bytes:
+            metadata = {"name": name, "namespace": "default", "resourceVersion": str(server.version)}
+            return json.dumps({"type": event, "object": {
+                "apiVersion": version, "kind": kind, "metadata": metadata, "spec": ["new"]}}).encode()
+
+        await server.inject(PODS, line("MODIFIED", "v9", "Pod", "a"))
+        await server.inject(PODS, line("ADDED", "v1", "Podlet", "b"))
+        await known.until(lambda: known.doubtful == {("default", "a"), ("default", "b")})
+        assert set(known.objects) == {("default", "a")}
+        await server.inject(PODS, line("DELETED", "v9", "Pod", "a"))
+        await known.until_count(0)
+        await server.put(PODS, "c", "default")
+        await known.until_count(1)
+        assert (reflector.lists, reflector.trouble) == (1, "")
 
 
 async def test_trouble_is_said_once_and_ends(server: ApiServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -50,7 +50,9 @@ def test_after_a_time_in_which_nothing_was_known_everybody_gets_time() -> None:
     standings.of(host(present=False), 0.0)
     standings.forget()
     assert standings.of(host(present=False), 60.0) is None
-    standings.keep(())
+    assert standings.waiting == {"n1"}
+    standings.drop("n1")
+    assert standings.waiting == set()
     assert standings.of(host(present=False), 119.0) is None
     assert standings.of(host(present=False), 179.0) is not None
 
