@@ -22,6 +22,7 @@ from services.node.across.follow import Announcer, Hosts, Routes, follow
 from services.node.across.ground import Done, Underlay
 from services.node.across.guard import Guard, Wanted
 from services.node.across.plan import OVERHEAD, Encapsulation, Own, Plan, plan
+from services.node.across.trouble import Trouble
 from services.node.kernel import Kernel
 from services.node.netlink import links
 from services.node.netlink.connection import Connection
@@ -72,7 +73,7 @@ class Across:
 
         `trouble` says why this node can not serve now, empty if it can.
         """
-        self._trouble = trouble
+        self._trouble, self._told = trouble, Trouble()
         self._node, self._kernel, self._uplink, self._settings = node, kernel, uplink, settings
         self._guard, self._prefixes = Guard(nft), prefixes
         self._wake = asyncio.Event()
@@ -127,7 +128,7 @@ class Across:
             ground.look, outside=OUTSIDE, own=self._settings.addresses.values(), others=others))
         self._uplink.beside(min(underlay.links, default=0))
         addresses = dict(self._settings.addresses) or underlay.addresses
-        self._announcer.say(addresses, self._trouble())
+        self._announcer.say(addresses, self._told.told(self._trouble(), asyncio.get_running_loop().time()))
         if not addresses or not (self._hosts.complete and self._routes.complete):
             return
         own = Own(self._node, addresses, self._settings.encapsulation)
