@@ -199,6 +199,8 @@ async def test_in_a_pod(server: ApiServer, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     access = in_cluster(tmp_path)()
     assert (access.server, access.token, access.ca) == ("https://[fd00::1]:443", "abc", b"x")
+    (tmp_path / "token").write_text("rotated")
+    assert in_cluster(tmp_path)().token == "rotated"
     client = Client(lambda: access)
     with pytest.raises(InvalidArgument, match="service account of this pod: the authority's certificate can not be"):
         await client.list(kinds.PODS)
