@@ -91,16 +91,17 @@ async def _follow(store: Store, place: Place, since: int, node: str, bookmark: f
         batches, place = store.feed.read(place, _BATCHES)
         changes = list(_changes(batches, since, node))
         known = batches[-1].revision if batches else store.revision
-        if changes or (time.monotonic() >= due and known > sent):
+        over = time.monotonic() >= due
+        if changes or (over and known > sent):
             while len(changes) > MESSAGE:
                 yield Response(changes=changes[:MESSAGE], revision=sent)
                 del changes[:MESSAGE]
             sent = max(sent, known)
             yield Response(changes=changes, revision=sent)
+        if changes or over:  # also if there was nothing to tell: the next look is as far away
             due = time.monotonic() + bookmark
         if not batches:
-            due = max(due, time.monotonic() + 0.01)
-            await store.feed.grown(due - time.monotonic())
+            await store.feed.grown(max(due - time.monotonic(), 0.0))
 
 
 def _changes(batches: Sequence[Batch[Event]], since: int, node: str) -> Iterator[endpoint_pb2.Change]:

@@ -16,12 +16,13 @@ CALICO = Path(__file__).resolve().parents[2] / "examples/10-calico.conf"
 """The configuration that Calico's users have, to the letter."""
 _CREDENTIALS = "/etc/kubernetes/muslin.conf"
 _USER = "muslin"
-_READS = (("", ("pods", "namespaces", "nodes", "serviceaccounts")),
-          ("networking.k8s.io", ("networkpolicies",)),
-          ("crd.projectcalico.org", ("networkpolicies", "globalnetworkpolicies", "tiers", "profiles")))
-"""What the services follow, by group."""
-_WRITES = ((("nodes", "nodes/status"), ("patch",)), (("events",), ("create", "patch")))
-"""What they tell, of the group of no name."""
+_READ = ("get", "list", "watch")
+_RIGHTS = (("", ("pods", "namespaces", "nodes", "serviceaccounts"), _READ),
+           ("", ("nodes", "nodes/status"), ("patch",)),
+           ("", ("events",), ("create", "patch")),
+           ("networking.k8s.io", ("networkpolicies",), _READ),
+           ("crd.projectcalico.org", ("networkpolicies", "globalnetworkpolicies", "tiers"), _READ))
+"""What the services need, by group, as services/endpoint and services/policy say."""
 
 
 class Muslin:
@@ -32,10 +33,8 @@ class Muslin:
 
     def up(self) -> None:
         """Give it its rights, start it, and wait until all of it is healthy."""
-        rules = [{"apiGroups": [group], "resources": list(resources), "verbs": ["get", "list", "watch"]}
-                 for group, resources in _READS]
-        rules += [{"apiGroups": [""], "resources": list(resources), "verbs": list(verbs)}
-                  for resources, verbs in _WRITES]
+        rules = [{"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+                 for group, resources, verbs in _RIGHTS]
         api = "rbac.authorization.k8s.io"
         self.node.apply(
             {"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": {"name": _USER}, "rules": rules},

@@ -1,0 +1,118 @@
+"""What pods and operators ask of Muslin by way of Kubernetes, and what becomes of what can not be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.leaks import none
+from tests.kubernetes.machine import until
+from tests.kubernetes.muslin import CALICO, Muslin
+from tests.kubernetes.node import PATIENCE, Node
+from tests.kubernetes.pods import PORT, Space, address_of, manifest, policy, template
+
+POOL, WANTED = "192.168.240.0/24", "192.168.240.77"
+
+
+@pytest.fixture(scope="module")
+def muslin(node: Node) -> Muslin:
+    """Muslin in Calico's place, with a second pool that is for who asks for it."""
+    made = Muslin(node)
+    made.up()
+    made.install("--name", "calico", "--conf", str(CALICO))
+    made("ipam", "pool", "create", "special", "10.77.0.0/24")
+    node.ready()
+    return made
+
+
+def asking(name: str, **annotations: str) -> dict[str, Any]:
+    """A pod with annotations of Calico's."""
+    made = manifest(name)
+    made["metadata"]["annotations"] = {f"cni.projectcalico.org/{key}": value for key, value in annotations.items()}
+    return made
+
+
+def reasons(space: Space, kind: str, name: str) -> Mapping[str, str]:
+    """Messages of an object's Events by reason."""
+    found = space.node.get("--namespace", space.name, "events").get("items", ())
+    return {each["reason"]: each["message"] for each in found
+            if (each["involvedObject"]["kind"], each["involvedObject"]["name"]) == (kind, name)}
+
+
+def test_the_node_has_a_network(muslin: Muslin) -> None:
+    """The node's condition says so."""
+    def available() -> bool:
+        conditions = muslin.node.get("node", muslin.node.name)["status"]["conditions"]
+        return any((each["type"], each["status"], each["reason"]) == ("NetworkUnavailable", "False", "MuslinIsUp")
+                   for each in conditions)
+    until(available, "the condition is set", PATIENCE)
+
+
+def test_addresses_that_are_asked_for(muslin: Muslin, space: Space) -> None:
+    """An address of its own, a pool by the pod, and a pool by its namespace."""
+    space.apply(asking("one", ipAddrs=f'["{WANTED}"]'), asking("two", ipv4pools='["special"]'))
+    one, two = space.ready("one", "two")
+    assert one == WANTED
+    assert two.startswith("10.77.0.")
+    space.node.kubectl("annotate", "namespace", space.name, 'cni.projectcalico.org/ipv4pools=["special"]')
+
+    def followed() -> bool:
+        [address] = space.run("three")
+        if address.startswith("10.77.0."):
+            return True
+        space.kubectl("delete", "pod", "three", "--now")
+        return False
+    until(followed, "the namespace's pool is followed", PATIENCE)
+    assert space.connect("three", one) == "OK"
+
+
+def test_a_pod_that_keeps_its_address(muslin: Muslin, space: Space) -> None:
+    """A StatefulSet's pod that is deleted comes back with the address that it had."""
+    made = template({"app": "db"})
+    made["metadata"]["annotations"] = {"muslin.dev/sticky-addresses": "10m"}
+    space.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": {
+        "serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}}, "template": made}})
+    until(lambda: space.pod("db-0"), "there is a pod", PATIENCE)
+    [before] = space.ready("db-0")
+    uid = space.pod("db-0")["metadata"]["uid"]
+    space.kubectl("delete", "pod", "db-0", "--wait=false", "--grace-period=0", "--force")
+    until(lambda: space.pod("db-0").get("metadata", {}).get("uid", uid) != uid, "there is another", PATIENCE)
+    assert space.ready("db-0") == [before]
+    # What is kept for its return would be found as held by nobody: it is freed by hand.
+    space.kubectl("delete", "statefulset", "db")
+    until(lambda: not space.pods(), "it is gone", PATIENCE)
+    until(lambda: not muslin.asked("endpoint", "list")["endpoints"], "so is its record", PATIENCE)
+    muslin("ipam", "release", "--yes", before)
+
+
+@pytest.mark.parametrize(("annotations", "says"), [
+    ({"ipAddrs": '["10.99.0.1"]'}, "10.99.0.1"),
+    ({"ipAddrs": "not JSON"}, "not JSON"),
+    ({"ipv4pools": '["nowhere"]'}, "nowhere"),
+    ({"ipAddrsNoIpam": '["10.99.0.1"]'}, "not supported"),
+], ids=["outside", "damaged", "pool", "unsupported"])
+def test_impossible(muslin: Muslin, space: Space, annotations: dict[str, str], says: str) -> None:
+    """A pod that asks for what can not be stays without a network, and its Events say why; mended, it comes up."""
+    space.apply(asking("web", **annotations))
+    until(lambda: says in reasons(space, "Pod", "web").get("NetworkRefused", ""),
+          lambda: f"an Event says why: {reasons(space, 'Pod', 'web')}", PATIENCE)
+    until(lambda: says in reasons(space, "Pod", "web").get("FailedCreatePodSandBox", ""),
+          lambda: f"kubelet says why: {reasons(space, 'Pod', 'web')}", PATIENCE)
+    assert not address_of(space.pod("web"))
+    space.kubectl("annotate", "pod", "web", *(f"cni.projectcalico.org/{key}-" for key in annotations))
+    [address] = space.ready("web")
+    assert address.startswith("192.168.")
+    none(muslin)
+
+
+def test_a_port_that_nobody_names(space: Space) -> None:
+    """A rule for a named port that no pod has opens nothing; what else the policy allows holds."""
+    address, _ = space.run("web", "other")
+    friend = [{"podSelector": {"matchLabels": {"app": "other"}}}]
+    space.apply(policy("odd", {"app": "web"}, ingress=[{"from": friend, "ports": [{"port": "nosuchname"}]}]))
+    space.comes_to("TIMEOUT", "other", address)
+    space.apply(policy("odd", {"app": "web"}, ingress=[
+        {"from": friend, "ports": [{"port": "nosuchname"}, {"port": PORT}]}]))
+    space.comes_to("OK", "other", address)
