@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def space(muslin: Muslin, request: pytest.FixtureRequest) -> Iterator[Space]:
 
     `muslin` is what the test's file has the node networked by.
     """
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    name = re.sub("[^a-z]+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
     muslin.node.report(f"\n{name}")
     made = Space(muslin.node, name)
     made.make()

@@ -70,14 +70,14 @@ def test_addresses_that_are_asked_for(muslin: Muslin, space: Space) -> None:
 
 def test_a_pod_that_keeps_its_address(muslin: Muslin, space: Space) -> None:
     """A StatefulSet's pod that is deleted comes back with the address that it had."""
-    made = template({"app": "db"})
+    made = template({"app": "db"}, terminationGracePeriodSeconds=1)  # with 0 the new pod need not wait for the old
     made["metadata"]["annotations"] = {"muslin.dev/sticky-addresses": "10m"}
     space.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": {
         "serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}}, "template": made}})
     until(lambda: space.pod("db-0"), "there is a pod", PATIENCE)
     [before] = space.ready("db-0")
     uid = space.pod("db-0")["metadata"]["uid"]
-    space.kubectl("delete", "pod", "db-0", "--wait=false", "--grace-period=0", "--force")
+    space.kubectl("delete", "pod", "db-0", "--wait=false")
     until(lambda: space.pod("db-0").get("metadata", {}).get("uid", uid) != uid, "there is another", PATIENCE)
     assert space.ready("db-0") == [before]
     # What is kept for its return would be found as held by nobody: it is freed by hand.

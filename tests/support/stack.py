@@ -90,7 +90,7 @@ class Stack:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/v3/kv/range", request, timeout=10) as answer:
                 return json.load(answer)
 
-        return {base64.b64decode(item["key"]).decode(): json.loads(base64.b64decode(item.get("value", "")) or b"null")
+        return {base64.b64decode(item["key"]).decode(): _decoded(base64.b64decode(item.get("value", "")))
                 for item in netns.run(self.node, read).get("kvs", ())}
 
     def configuration(self, **more: Any) -> dict[str, Any]:
@@ -108,6 +108,14 @@ class Stack:
         maps = json.loads(command(self.node, "nft", "-j", "list", "ruleset"))["nftables"]
         elements = [str(e) for item in maps for e in item.get("map", {}).get("elem", [])]
         return {name: found for name, found in (("links", links), ("routes", routes), ("verdicts", elements)) if found}
+
+
+def _decoded(raw: bytes) -> Any:
+    """JSON, but for what a node says of itself, which are words."""
+    try:
+        return json.loads(raw or b"null")
+    except ValueError:
+        return raw.decode()
 
 
 def _base64(raw: bytes) -> str:

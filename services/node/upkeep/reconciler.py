@@ -281,12 +281,14 @@ class Reconciler:
     async def _swept(self, host: Host) -> None:
         """Records of this node of which there is nothing here."""
         owned, records = host.owned, self._mirror.records
-        # What has an interface that is none of ours, or none at all, is no pod of the chain's.
-        others = {end.link.name for end in host.ends if Attachment.from_alias(end.link.alias) is None} | {""}
         stray = {attachment: record.revision for attachment, record in records.items()
-                 if record.host_interface not in others
-                 and attachment not in self._attachments.interfaces and attachment not in owned
+                 if attachment not in self._attachments.interfaces and attachment not in owned
                  and self._records.get(attachment) is None and self._idle(attachment)}
+        if stray:
+            # What has an interface that is none of ours, or none at all, is no pod of the chain's.
+            others = {end.link.name for end in host.ends if Attachment.from_alias(end.link.alias) is None} | {""}
+            stray = {attachment: revision for attachment, revision in stray.items()
+                     if records[attachment].host_interface not in others}
         for attachment in self._stray.look(stray):
             async with self._gate.closed(_key(attachment)) as ours:
                 if not ours or attachment in self._attachments.interfaces:

@@ -6,6 +6,7 @@ back what the endpoint service has lost, put wiring in order, and say of a pod w
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 import os
@@ -79,9 +80,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         Raises:
             ValueError: an address is none.
         """
-        return Wiring(self.attachment, self.netns, self.host_interface, self.mac,
-                      tuple(map(ipaddress.ip_address, self.addresses)), self.mtu,
-                      *(Bucket(*limit) if limit else None for limit in (self.ingress, self.egress)))
+        return _wiring(self.attachment, self.netns, self.host_interface, self.mac, self.addresses, self.mtu,
+                       self.ingress, self.egress)
 
     @property
     def args(self) -> str:
@@ -110,6 +110,13 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         except OSError:
             return False  # can not be told
         return self.netns_inode not in (0, found)
+
+
+@functools.lru_cache(maxsize=1024)  # every look at the node asks for all of them, and they do not change
+def _wiring(attachment: Attachment, netns: str, host_interface: str, mac: str, addresses: tuple[str, ...], mtu: int,
+            ingress: tuple[int, int] | None, egress: tuple[int, int] | None) -> Wiring:
+    return Wiring(attachment, netns, host_interface, mac, tuple(map(ipaddress.ip_address, addresses)), mtu,
+                  *(Bucket(*limit) if limit else None for limit in (ingress, egress)))
 
 
 def boot_id() -> str:
