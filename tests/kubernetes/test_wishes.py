@@ -34,20 +34,11 @@ def asking(name: str, **annotations: str) -> dict[str, Any]:
     return made
 
 
-def reasons(space: Space, kind: str, name: str) -> Mapping[str, str]:
-    """Messages of an object's Events by reason."""
+def reasons(space: Space, name: str) -> Mapping[str, str]:
+    """Messages of a pod's Events by reason."""
     found = space.node.get("--namespace", space.name, "events").get("items", ())
     return {each["reason"]: each["message"] for each in found
-            if (each["involvedObject"]["kind"], each["involvedObject"]["name"]) == (kind, name)}
-
-
-def test_the_node_has_a_network(muslin: Muslin) -> None:
-    """The node's condition says so."""
-    def available() -> bool:
-        conditions = muslin.node.get("node", muslin.node.name)["status"]["conditions"]
-        return any((each["type"], each["status"], each["reason"]) == ("NetworkUnavailable", "False", "MuslinIsUp")
-                   for each in conditions)
-    until(available, "the condition is set", PATIENCE)
+            if (each["involvedObject"]["kind"], each["involvedObject"]["name"]) == ("Pod", name)}
 
 
 def test_addresses_that_are_asked_for(muslin: Muslin, space: Space) -> None:
@@ -71,7 +62,7 @@ def test_addresses_that_are_asked_for(muslin: Muslin, space: Space) -> None:
 def test_a_pod_that_keeps_its_address(muslin: Muslin, space: Space) -> None:
     """A StatefulSet's pod that is deleted comes back with the address that it had."""
     made = template({"app": "db"}, terminationGracePeriodSeconds=1)  # with 0 the new pod need not wait for the old
-    made["metadata"]["annotations"] = {"muslin.dev/sticky-addresses": "10m"}
+    made["metadata"]["annotations"] = {"muslin.dev/sticky-addresses": "20s"}
     space.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": {
         "serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}}, "template": made}})
     until(lambda: space.pod("db-0"), "there is a pod", PATIENCE)
@@ -80,30 +71,23 @@ def test_a_pod_that_keeps_its_address(muslin: Muslin, space: Space) -> None:
     space.kubectl("delete", "pod", "db-0", "--wait=false")
     until(lambda: space.pod("db-0").get("metadata", {}).get("uid", uid) != uid, "there is another", PATIENCE)
     assert space.ready("db-0") == [before]
-    # What is kept for its return would be found as held by nobody: it is freed by hand.
-    space.kubectl("delete", "statefulset", "db")
-    until(lambda: not space.pods(), "it is gone", PATIENCE)
-    until(lambda: not muslin.asked("endpoint", "list")["endpoints"], "so is its record", PATIENCE)
-    muslin("ipam", "release", "--yes", before)
+    # It is kept for another return, and then freed: what is looked at next waits for that.
 
 
-@pytest.mark.parametrize(("annotations", "says"), [
-    ({"ipAddrs": '["10.99.0.1"]'}, "10.99.0.1"),
-    ({"ipAddrs": "not JSON"}, "not JSON"),
-    ({"ipv4pools": '["nowhere"]'}, "nowhere"),
-    ({"ipAddrsNoIpam": '["10.99.0.1"]'}, "not supported"),
-], ids=["outside", "damaged", "pool", "unsupported"])
-def test_impossible(muslin: Muslin, space: Space, annotations: dict[str, str], says: str) -> None:
-    """A pod that asks for what can not be stays without a network, and its Events say why; mended, it comes up."""
-    space.apply(asking("web", **annotations))
-    until(lambda: says in reasons(space, "Pod", "web").get("NetworkRefused", ""),
-          lambda: f"an Event says why: {reasons(space, 'Pod', 'web')}", PATIENCE)
-    until(lambda: says in reasons(space, "Pod", "web").get("FailedCreatePodSandBox", ""),
-          lambda: f"kubelet says why: {reasons(space, 'Pod', 'web')}", PATIENCE)
-    assert not address_of(space.pod("web"))
-    space.kubectl("annotate", "pod", "web", *(f"cni.projectcalico.org/{key}-" for key in annotations))
-    [address] = space.ready("web")
-    assert address.startswith("192.168.")
+def test_what_can_not_be(muslin: Muslin, space: Space) -> None:
+    """Pods that ask for the impossible stay without a network, and their Events say why; mended, they come up."""
+    cases = {"outside": ("ipAddrs", '["10.99.0.1"]', "10.99.0.1"), "damaged": ("ipAddrs", "not JSON", "not JSON"),
+             "nowhere": ("ipv4pools", '["nosuchpool"]', "nosuchpool"),
+             "unsupported": ("ipAddrsNoIpam", '["10.99.0.1"]', "not supported")}
+    space.apply(*(asking(name, **{key: value}) for name, (key, value, _) in cases.items()))
+    for name, (_, _, says) in cases.items():
+        for reason in ("NetworkRefused", "FailedCreatePodSandBox"):  # ours, and kubelet's
+            until(lambda: says in reasons(space, name).get(reason, ""),  # noqa: B023
+                  lambda: f"{reason} says why: {reasons(space, name)}", PATIENCE)  # noqa: B023
+    assert not any(map(address_of, space.pods()))
+    for name, (key, _, _) in cases.items():
+        space.kubectl("annotate", "pod", name, f"cni.projectcalico.org/{key}-")
+    assert all(address.startswith("192.168.") for address in space.ready(*cases))
     none(muslin)
 
 
