@@ -118,8 +118,9 @@ async def test_a_node_that_can_not_serve_for_long_says_so(api: ApiServer, client
     await announce(client, "n1", trouble="kernel: no nf_tables")
     await until(lambda: conditions(api, "n1") == {"NetworkUnavailable": ("True", "MuslinIsNotReady")})
     assert "kernel: no nf_tables" in api.one(NODES, "n1")["status"]["conditions"][0]["message"]
-    await announce(client, "n1", ttl=2)
+    await announce(client, "n1")
     await until(lambda: conditions(api, "n1") == {"NetworkUnavailable": ("False", "MuslinIsUp")})
+    await announce(client, "n1", ttl=2)
     await until(lambda: conditions(api, "n1") == {"NetworkUnavailable": ("True", "MuslinIsDown")})
     await announce(client, "n1")
     await until(lambda: conditions(api, "n1") == {"NetworkUnavailable": ("False", "MuslinIsUp")})
