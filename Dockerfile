@@ -59,5 +59,6 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["muslin-probe", "
 # What makes certificates is here, and for nodes' own keys in the image of nodes.
 FROM runtime AS cli
 COPY --from=build /opt/certs /opt/certs
+COPY docker/operator.sh /usr/local/bin/muslin-operator
 ENV PYTHONPATH=/opt/certs
 ENTRYPOINT ["muslin"]

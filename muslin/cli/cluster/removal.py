@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muslin.cli.install import Places, uninstall
-from muslin.cli.lifecycle import clean_kernel
 from muslin.errors import MuslinError
 
 __all__ = ["Directories", "remove"]
@@ -39,6 +38,8 @@ def remove(places: Places, directories: Directories, socket: Path, *, etcd: bool
     The configuration goes first, so that the runtime begins nothing new. The daemon ends by itself meanwhile: it is
     waited for, `patience` seconds, and what it looks after is removed then all the same.
     """
+    from muslin.cli.lifecycle import clean_kernel  # takes 5 MB, which an agent need not have before its end
+
     problems = []
     try:
         for line in uninstall(places, force=False):
