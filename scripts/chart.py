@@ -196,7 +196,7 @@ def _sized(item: Manifest) -> Iterator[tuple[str, Manifest]]:
     workload = re.sub(r"^muslin-|-\d+$", "", item["metadata"]["name"])
     for container in _containers(item):
         name = str(container["name"])
-        yield {"service": workload, "prepare": "agent"}.get(name, name), container
+        yield {"service": workload}.get(name, name), container
 
 
 def _dump(value: Any) -> str:

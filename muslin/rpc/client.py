@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -14,6 +15,9 @@ from muslin.rpc import tls
 from muslin.rpc.replicas import Replicas
 
 __all__ = ["channel", "translated"]
+
+_HOST = re.compile(r"[A-Za-z0-9._:%\[\]-]+")
+"""A name or an address; not what is left of one where a variable is not there, `$(MUSLIN_IPAM_SERVICE_HOST)`."""
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     # A frozen peer answers nothing and closes nothing: only pings tell. ping_timeout is what counts in grpcio's
@@ -105,7 +109,7 @@ def _targets(text: str) -> Sequence[str]:
     found = list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
     for each in found:
         host, _, port = each.rpartition(":")
-        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+        if not host or not _HOST.fullmatch(host) or not port.isdecimal() or not 0 < int(port) < 65536:
             raise InvalidArgument(f"target {each!r}: use unix:/path, or host:port, several with commas between")
     if not found:
         raise InvalidArgument(f"target {text!r}: use unix:/path, or host:port, several with commas between")

@@ -12,6 +12,7 @@ import logging
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +81,18 @@ async def prepare(wanted: Wanted) -> None:
         log.info("%s", line)
 
 
-def serve(wanted: Wanted) -> int:
-    """Work until SIGTERM; the exit code."""
-    return asyncio.run(_run(wanted))
+def serve(wanted: Wanted, stopped: Callable[[], bool]) -> int:
+    """Work until SIGTERM; the exit code. `stopped` says whether there was one before this."""
+    return asyncio.run(_run(wanted, stopped))
 
 
-async def _run(wanted: Wanted) -> int:
+async def _run(wanted: Wanted, stopped_before: Callable[[], bool]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if stopped_before():
+        stop.set()
     client, tasks = Client(in_cluster()), TaskSet()
     leaving = Leaving(client, wanted.namespace)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -75,6 +76,10 @@ def node(namespace: str, node: str, bin_dir: Path, conf_dir: Path, plugin: Path,
     The plugin and its configuration, written once the daemon can serve; the node's certificate; and everything removed
     from the node if Muslin is removed from the cluster, which is when its DaemonSet or namespace is deleted.
     """
+    stops: list[int] = []
+    if not prepare:
+        # At once: what is asked of process 1 of a container before it listens is lost.
+        signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
     from muslin import log
     from muslin.cli import interrupt
     from muslin.cli.cluster import agent
@@ -88,4 +93,4 @@ def node(namespace: str, node: str, bin_dir: Path, conf_dir: Path, plugin: Path,
     if prepare:
         interrupt.run(agent.prepare(wanted))
     else:
-        sys.exit(agent.serve(wanted))
+        sys.exit(agent.serve(wanted, lambda: bool(stops)))

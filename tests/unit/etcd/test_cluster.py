@@ -26,7 +26,7 @@ def test_endpoints(text: str, host: str, port: int, target: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "etcd1", ":2379", "etcd1:", "etcd1:0", "etcd1:65536", "etcd1:http", "::1:2379",
-                                  "http://", "http://etcd1:2379/path"])
+                                  "http://", "http://etcd1:2379/path", "$(ETCD_SERVICE_HOST):2379"])
 def test_what_is_no_endpoint_is_named(text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Address.parse(text)

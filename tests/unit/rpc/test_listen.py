@@ -8,7 +8,7 @@ import pytest
 
 from muslin import rpc
 from muslin.errors import FailedPrecondition, InvalidArgument
-from muslin.rpc import tls
+from muslin.rpc import client, tls
 from muslin.rpc.listen import unix_path
 
 
@@ -35,3 +35,12 @@ def test_tcp_without_a_certificate_is_refused_at_both_ends() -> None:
         tls.own("--listen 127.0.0.1:7001")
     with pytest.raises(FailedPrecondition, match=r"127\.0\.0\.1:7001: TCP needs a certificate"):
         rpc.channel("127.0.0.1:7001")
+
+
+@pytest.mark.parametrize("target", ["$(IPAM_SERVICE_HOST):7401", "ipam1:7401,$(IPAM_SERVICE_HOST):7401", ":7401", "a/b:1"])
+def test_what_is_no_target_is_named(target: str) -> None:
+    """Among it what is left where a cluster did not know a variable yet: who ends for it is started anew, and finds it."""
+    with pytest.raises(InvalidArgument, match="host:port"):
+        client._targets(target)
+    assert client._targets("ipam1:7401, [fd00::1]:7401,10.0.0.1:7401") == [
+        "ipam1:7401", "[fd00::1]:7401", "10.0.0.1:7401"]
