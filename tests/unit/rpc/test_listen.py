@@ -37,9 +37,10 @@ def test_tcp_without_a_certificate_is_refused_at_both_ends() -> None:
         rpc.channel("127.0.0.1:7001")
 
 
-@pytest.mark.parametrize("target", ["$(IPAM_SERVICE_HOST):7401", "ipam1:7401,$(IPAM_SERVICE_HOST):7401", ":7401", "a/b:1"])
+@pytest.mark.parametrize("target", ["$(IPAM_SERVICE_HOST):7401", "ipam1:7401,$(IPAM_SERVICE_HOST):7401", ":7401",
+                                    "a/b:1"])
 def test_what_is_no_target_is_named(target: str) -> None:
-    """Among it what is left where a cluster did not know a variable yet: who ends for it is started anew, and finds it."""
+    """Among it what is left of a variable that a cluster did not know yet: who ends for it is started anew, with it."""
     with pytest.raises(InvalidArgument, match="host:port"):
         client._targets(target)
     assert client._targets("ipam1:7401, [fd00::1]:7401,10.0.0.1:7401") == [
