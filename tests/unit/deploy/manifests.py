@@ -29,6 +29,7 @@ def _program() -> tuple[str, ...]:
     return ()
 
 
+@cache
 def _run(*command: str) -> str | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout if done.returncode == 0 else None
