@@ -35,9 +35,9 @@ class Directories:
 def remove(places: Places, directories: Directories, socket: Path, *, etcd: bool, patience: float) -> list[str]:
     """Remove it; `etcd` is whether that includes etcd's data. Returns what could not be, for people.
 
-    The configuration goes first, so that the runtime begins nothing new; also one that somebody has changed, for it calls
-    what will not be there. The daemon ends by itself meanwhile: it is waited for, `patience` seconds, and what it looks
-    after is removed then all the same.
+    The configuration goes first, so that the runtime begins nothing new; also one that somebody has changed, for it
+    calls what will not be there. The daemon ends by itself meanwhile: it is waited for, `patience` seconds, and what it
+    looks after is removed then all the same.
     """
     from muslin.cli.lifecycle import clean_kernel  # takes 5 MB, which an agent need not have before its end
 
