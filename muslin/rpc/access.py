@@ -70,7 +70,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "/muslin.policy.v1.Programs/Subscribe": _only(Role.NODE, nodes=_named_if_any),
     # Where other nodes and their pods are.
     "/muslin.endpoint.v1.Endpoints/Announce": _only(Role.NODE, nodes=_announced),
-    "/muslin.endpoint.v1.Endpoints/WatchHosts": _only(Role.NODE, Role.IPAM),
+    "/muslin.endpoint.v1.Endpoints/WatchHosts": _only(Role.NODE),
     "/muslin.ipam.v1.Ipam/WatchRoutes": _only(Role.NODE),
     # What services ask each other.
     "/muslin.endpoint.v1.Endpoints/Get": _only(Role.IPAM, again=True),
