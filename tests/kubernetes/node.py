@@ -143,7 +143,7 @@ class Node(Machine):
         self.kubectl("apply", "--filename", "-", text=json.dumps({"apiVersion": "v1", "kind": "List",
                                                                   "items": list(objects)}))
 
-    def fetch(self, url: str, *, outside: bool = False, timeout: float = 1.0) -> str:
+    def fetch(self, url: str, *, outside: bool = False, timeout: float = 3.0) -> str:
         """What the node, or who is beyond its uplink, is answered over HTTP within seconds; "" if nothing."""
         def ask() -> str:
             try:

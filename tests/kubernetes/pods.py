@@ -95,10 +95,10 @@ class Space:
         self.apply(*(manifest(name) for name in names))
         return self.ready(*names)
 
-    def connect(self, source: str, address: str, port: int = PORT) -> str:
+    def connect(self, source: str, address: str, port: int = PORT, seconds: int = 3) -> str:
         """What a connection from a pod comes to: OK, or as agnhost calls what went wrong."""
         target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        said = self.kubectl("exec", source, "--", "/agnhost", "connect", target, "--timeout=1s",
+        said = self.kubectl("exec", source, "--", "/agnhost", "connect", target, f"--timeout={seconds}s",
                             check=False).split("\n")[0].strip()
         return said or "OK"
 
@@ -107,7 +107,7 @@ class Space:
         seen = []
 
         def so() -> bool:
-            seen.append(self.connect(source, address, port))
+            seen.append(self.connect(source, address, port, 1))
             return seen[-1] == expected
         until(so, lambda: f"{source} to {address}:{port} comes to {expected} (was: {seen[-3:]})", 60)
 
