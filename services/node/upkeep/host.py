@@ -7,9 +7,11 @@ the right to do so has done.
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from services.node.attachment import Attachment
 from services.node.errors import KernelError
@@ -90,7 +92,7 @@ def look(connection: Connection, wirings: Iterable[Wiring] = ()) -> Host:
     body = (_IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
             + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth")))
     replies = connection.dump(Request(links.RTM_GETLINK, 0, body, "list links"))
-    found = [(link, _inet(reply)) for reply in replies if (link := links.parse_link(reply)).kind == "veth"]
+    found = [seen for reply in replies if (seen := _seen(reply.kind, bytes(reply.body)))[0].kind == "veth"]
     six = {wiring.attachment.alias for wiring in wirings if 6 in wiring.families}
     routes: dict[int, set[IPNetwork]] = {}
     for route in network.routes(connection) if found else ():
@@ -108,6 +110,13 @@ def look(connection: Connection, wirings: Iterable[Wiring] = ()) -> Host:
             frozenset(routes.get(link.index, ())), frozenset(neighbours.get(link.index, ())),
             frozenset(addresses.get(link.index, ())))
         for link, inet in found])
+
+
+@functools.lru_cache(maxsize=1024)  # as long as nothing changes the kernel says the same, every few seconds
+def _seen(kind: int, body: bytes) -> tuple[Link, Mapping[str, int]]:
+    """A link's message."""
+    reply = Reply(kind, 0, 0, memoryview(body))
+    return links.parse_link(reply), MappingProxyType(_inet(reply))
 
 
 def _inet(reply: Reply) -> dict[str, int]:
