@@ -38,6 +38,8 @@ _PODS, _POLICIES = "/api/v1/namespaces/bench/pods", "/apis/networking.k8s.io/v1/
 _BRIDGE = {"cniVersion": "1.0.0", "name": "bridge", "plugins": [
     {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipam": {
         "type": "host-local", "ranges": [[{"subnet": POD_NETWORK}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+_SETTLE = 30.0
+"""Seconds after the last pod is Ready until nothing of it is under way."""
 _PROCESSES = ("ipam", "endpoint", "policy", "node", "etcd")
 
 
@@ -173,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, fewer changes")
     parser.add_argument("--pods", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--rounds", type=int, help="of both networks in turn; 0: only what is measured of Muslin alone")
     options = parser.parse_args()
     if lacking := missing():
         print(f"NOT RUN: bench/kubelet.py needs {lacking}")
@@ -181,7 +183,8 @@ def main() -> None:
     node = Node(report=lambda said: print(f"# {said}", file=sys.stderr))
     try:
         node.up()
-        _run(Bench(node), options.pods, options.rounds or (1 if options.quick else 3), options.quick)
+        rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
+        _run(Bench(node), options.pods, rounds, options.quick)
     finally:
         node.remove()
 
@@ -196,20 +199,13 @@ def _run(bench: Bench, pods: int, rounds: int, quick: bool) -> None:
     with bench.network("muslin"):
         bench.at_once(pods)
         memory = bench.memory()
-        time.sleep(10)
+        time.sleep(_SETTLE)
         idle = bench.idle(20 if quick else 60)
         changes = bench.policies(40 if quick else 200, 50)
     widths = (28, 12, 12, 12, 12)
-    print(row((f"{pods} pods at once, s", "all: min", "all: median", "half", "all Ready"), widths))
-    for name, measured in rows.items():
-        every = [max(each.addressed) for each in measured]
-        shown = (min(every), statistics.median(every),
-                 statistics.median(statistics.median(each.addressed) for each in measured),
-                 statistics.median(max(each.ready) for each in measured))
-        print(row((name, *(f"{value:.1f}" for value in shown)), widths))
     ratios = [max(ours.addressed) / max(theirs.addressed) for ours, theirs in zip(*rows.values(), strict=True)]
-    print(f"muslin / bridge: {statistics.median(ratios):.2f} (aim: at most {AIM_RATIO}; rounds: "
-          f"{', '.join(f'{ratio:.2f}' for ratio in ratios)})\n")
+    if ratios:
+        _compared(rows, ratios, pods, widths)
     figures = {kind: quantiles(values) for kind, values in changes.items()}
     print(row(("a policy is put, ms until", "min", "p50", "p99", "max"), widths))
     for kind, found in figures.items():
@@ -222,9 +218,22 @@ def _run(bench: Bench, pods: int, rounds: int, quick: bool) -> None:
     services = sum(value for name, value in idle.items() if name != "etcd")
     print(f"the four services: {services:.2f} % of a core (aim: below {AIM_IDLE}); "
           f"with etcd {services + idle['etcd']:.2f}")
-    print(json.dumps({"bench": "kubelet", "pods": pods, "ratio": statistics.median(ratios), "policy": figures,
+    print(json.dumps({"bench": "kubelet", "pods": pods, "ratio": statistics.median(ratios) if ratios else None,
+                      "policy": figures,
                       "seconds": {name: [max(each.addressed) for each in found] for name, found in rows.items()},
                       "memory_mb": memory, "idle_percent": idle}))
+
+
+def _compared(rows: dict[str, list[Round]], ratios: list[float], pods: int, widths: tuple[int, ...]) -> None:
+    print(row((f"{pods} pods at once, s", "all: min", "all: median", "half", "all Ready"), widths))
+    for name, measured in rows.items():
+        every = [max(each.addressed) for each in measured]
+        shown = (min(every), statistics.median(every),
+                 statistics.median(statistics.median(each.addressed) for each in measured),
+                 statistics.median(max(each.ready) for each in measured))
+        print(row((name, *(f"{value:.1f}" for value in shown)), widths))
+    print(f"muslin / bridge: {statistics.median(ratios):.2f} (aim: at most {AIM_RATIO}; rounds: "
+          f"{', '.join(f'{ratio:.2f}' for ratio in ratios)})\n")
 
 
 if __name__ == "__main__":
