@@ -122,18 +122,20 @@ class Across:
                 continue
 
     async def _look(self) -> None:
+        # All of one moment: who counts as told while the kernel is looked at is not among these hosts.
+        told = self._hosts.complete and self._routes.complete
         hosts = {name: host for name, host in self._hosts.known.items() if name != self._node}
+        routes, pools = tuple(self._routes.known.values()), self._routes.pools
         others = [address for host in hosts.values() for address in host.addresses.values()]
         underlay = await self._kernel.run(partial(
             ground.look, outside=OUTSIDE, own=self._settings.addresses.values(), others=others))
         self._uplink.beside(min(underlay.links, default=0))
         addresses = dict(self._settings.addresses) or underlay.addresses
         self._announcer.say(addresses, self._told.told(self._trouble(), asyncio.get_running_loop().time()))
-        if not addresses or not (self._hosts.complete and self._routes.complete):
+        if not addresses or not told:
             return
         own = Own(self._node, addresses, self._settings.encapsulation)
-        pools = self._routes.pools
-        wanted = plan(own, hosts, self._routes.known.values(), pools, underlay.on_link, self._dead.nodes)
+        wanted = plan(own, hosts, routes, pools, underlay.on_link, self._dead.nodes)
         self._uplink.reserve(OVERHEAD[own.underlay] if wanted.tunnel else 0)
         done = await self._kernel.run(partial(self._apply, own=own, wanted=wanted, underlay=underlay, guard=Wanted(
             self._prefixes, frozenset(pool.network for pool in pools),
