@@ -55,8 +55,11 @@ class Lookup:
             if client is not None:
                 await client.aclose()
 
-    async def pod(self, namespace: str, name: str, uid: str, conf: Kubernetes, timeout: float) -> Pod | None:
+    async def pod(self, namespace: str, name: str, uid: str, conf: Kubernetes, timeout: float, *, anew: bool = False,
+                  ) -> Pod | None:
         """The pod as the API server has it, None if there is no API server. `conf` is empty for calls from elsewhere.
+
+        `anew`: as it is now, not as it was a moment ago.
 
         Raises:
             NotFound: there is none of that name and uid.
@@ -68,7 +71,7 @@ class Lookup:
             return None
         key, now = (conf, namespace, name), time.monotonic()
         at, pod = self._fetched.get(key, (0.0, None))
-        if pod is None or now - at > _FRESH or (uid and uid != pod.uid):
+        if anew or pod is None or now - at > _FRESH or (uid and uid != pod.uid):
             pod = await self._fetch(client, namespace, name, min(timeout, _MOST))
             for old in [one for one, (then, _) in self._fetched.items() if now - then > _FRESH]:
                 del self._fetched[old]

@@ -56,12 +56,29 @@ class Plugin(endpoint_pb2_grpc.PluginServicer):
         return call.response(answer, handed_on)
 
     async def _fetched(self, call: Invocation, context: Context) -> Pod | None:
-        """The pod as the API server has it, if it is not known and there is one to ask."""
+        """The pod as the API server has it, if it is not known and there is one to ask.
+
+        It is asked of a known pod, too, if another of the same name has an endpoint: the late ADD of one that was
+        deleted by force must not take the place of its successor. Who can not be asked stops no pod that is known.
+        """
         uid = call.args.get("K8S_POD_UID", "")
-        if not call.kubernetes or self._app.store.pod(call.namespace, call.pod, uid):
+        if not call.kubernetes:
+            return None
+        known = self._app.store.pod(call.namespace, call.pod, uid)
+        if known and not self._app.store.others_of_the_name(call.namespace, call.pod, uid):
             return None
         conf = call.conf.kubernetes if is_local(context) else Kubernetes()
-        return await self._app.lookup.pod(call.namespace, call.pod, uid, conf, remaining(context) / 2)
+        try:
+            return await self._app.lookup.pod(call.namespace, call.pod, uid, conf, remaining(context) / 2,
+                                              anew=known is not None)
+        except NotFound:
+            raise
+        except MuslinError as problem:
+            if known is None:
+                raise
+            log.warning("whether pod %s/%s of uid %s was replaced is not known: %s", call.namespace, call.pod, uid,
+                        problem.message)
+            return None
 
     async def Del(self, request: cni_pb2.DelRequest, context: Context) -> cni_pb2.DelResponse:
         """Remove the record of exactly this attachment; none there is a success."""

@@ -69,6 +69,12 @@ class Store:
             return None
         return pod if not uid or not pod.uid or uid == pod.uid else None
 
+    def others_of_the_name(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether a pod of this name and another uid has an endpoint; no, if one of the uids is not known."""
+        items = filter(None, map(self.mirrored, self.endpoints_of(keys.pod(namespace, name))))
+        records = filter(None, (_known(codec.endpoint, item) for item in items))
+        return bool(uid) and any(record.pod_uid not in ("", uid) for record in records)
+
     def pods(self) -> Iterator[Pod]:
         """All pods, sorted by key; damaged ones are left out."""
         for key in sorted(key for key in self._mirror.items if key.startswith(keys.PODS)):

@@ -172,6 +172,39 @@ async def test_of_a_pod_made_anew_by_the_same_name_the_new_one_is_fetched(
     api.telling.set()
 
 
+async def test_the_late_add_of_a_pod_deleted_by_force_does_not_take_its_successors_place(
+        api: ApiServer, followed: tuple[Service, Client]) -> None:
+    """The store may still have the old pod: who is current is asked of the API server where two claim one name."""
+    _, client = followed
+
+    async def stored(uid: str) -> None:
+        async def there() -> bool:
+            return "web" in (seen := await known(client)) and seen["web"].uid == uid
+
+        await until(there)
+
+    async def add(number: int, uid: str) -> None:
+        await client.add(call(number, args=f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_UID={uid}"))
+
+    old = (await api.put(PODS, "web", "prod", spec=SPEC))["metadata"]["uid"]
+    await stored(old)
+    api.telling.clear()
+    await api.delete(PODS, "web", "prod")
+    new = (await api.put(PODS, "web", "prod", spec=SPEC))["metadata"]["uid"]
+    await add(1, new)
+    with pytest.raises(NotFound, match="is gone: the API server has one of uid"):
+        await add(2, old)
+    assert [record.attachment.container_id for record in (await client.list()).endpoints] == ["c1"]
+
+    api.telling.set()
+    await stored(new)
+    await api.delete(PODS, "web", "prod")
+    newest = (await api.put(PODS, "web", "prod", spec=SPEC))["metadata"]["uid"]
+    await stored(newest)
+    await api.down()
+    await add(3, newest)  # it is known: an API server that is away does not stop it
+
+
 async def test_an_api_server_that_is_away_or_slow_stops_only_pods_that_are_not_known(
         api: ApiServer, followed: tuple[Service, Client]) -> None:
     """ADD of known pods and DEL go on; what is not known is refused in time, as its labels decide what isolates it."""
