@@ -30,7 +30,7 @@ from services.node.netlink.network import IPAddress
 from services.node.nft.connection import Nftables
 from services.node.uplink import OUTSIDE, Uplink
 
-__all__ = ["Across", "Settings"]
+__all__ = ["Across", "Settings", "pause_after"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ SETTLE_SECONDS = 0.01
 
 LOOKING_SHARE = 0.2
 """Of the time, at most, however much is told: with a thousand nodes a look takes its time."""
+
+LONGEST_PAUSE = 0.5
+"""Between two looks with something told: one that the kernel keeps waiting is no reason to be late for the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Across:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
-                await asyncio.sleep(max(SETTLE_SECONDS, took / LOOKING_SHARE))
+                await asyncio.sleep(pause_after(took))
             except TimeoutError:
                 continue
 
@@ -163,6 +166,11 @@ class Across:
         for problem in [each for each in problems if each not in self._problems]:
             log.warning("%s", problem)
         self._problems = problems
+
+
+def pause_after(took: float) -> float:
+    """Seconds from the end of a look that took so many to the next, if something was told meanwhile."""
+    return min(max(SETTLE_SECONDS, took / LOOKING_SHARE), LONGEST_PAUSE)
 
 
 def _tunnel_there(connection: Connection) -> bool:

@@ -11,7 +11,7 @@ import grpc
 
 from services.node.across.ground import Underlay
 from services.node.across.plan import Host, Route
-from services.node.across.service import Across, Settings
+from services.node.across.service import Across, Settings, pause_after
 from services.node.uplink import Uplink
 
 HOST = Host("n2", {4: ipaddress.ip_address("198.18.0.2")})
@@ -42,3 +42,10 @@ async def test_what_is_told_during_a_look_does_not_make_the_look_before_it_compl
                         ("mus",), Uplink(), Settings(), str)
         await asyncio.wait_for(across._look(), 10)
     assert kernel.asked == ["look"], "routes would have been changed without knowing where nodes are"
+
+
+def test_a_look_that_took_long_does_not_put_off_the_next_for_as_long() -> None:
+    """Or what is told while the kernel is busy, with others' namespaces say, would be in force much later."""
+    assert pause_after(0.0) == 0.01
+    assert pause_after(0.05) == 0.25
+    assert pause_after(10.0) == 0.5
