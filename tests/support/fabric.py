@@ -264,7 +264,8 @@ def listing(path: Path) -> str:
     """All that the kernel has between nodes; for messages of failed tests."""
     return "\n".join(subprocess.run(
         ["ip", "netns", "exec", path.name, *argv], capture_output=True, text=True, check=False, timeout=20).stdout
-        for argv in (["ip", "route"], ["ip", "-6", "route"], ["bridge", "fdb"], ["nft", "list", "ruleset"]))
+        for argv in (["ip", "route"], ["ip", "-6", "route"], ["bridge", "fdb"],
+                     ["nft", "list", "table", "inet", "muslin-nodes"]))
 
 
 def links(path: Path) -> dict[str, dict[str, Any]]:
