@@ -14,6 +14,7 @@ from muslin import rpc
 from muslin.rpc import tls
 from muslin.tls import Files
 from tests.compose.stack import Stack, missing
+from tests.support.skipping import skip_loudly
 
 VARIABLE = "MUSLIN_COMPOSE"
 """Unset leaves all out. `short` is for machines that are busy with other things and have few minutes: some faults, each
@@ -36,11 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
         here = [item for item in here if item in items]
     if here and (lacking := missing()):
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.write_line(f"\nNOT RUN: the {len(here)} tests of the stack in containers need {lacking}", red=True)
-        for item in here:
-            item.add_marker(pytest.mark.skip(reason=f"needs {lacking}"))
+        skip_loudly(config, here, "of the stack in containers", lacking)
 
 
 @pytest.fixture(scope="session")

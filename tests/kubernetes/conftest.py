@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes import leaks
-from tests.kubernetes.muslin import Muslin
+from tests.kubernetes.muslin import Muslin, in_calicos_place
 from tests.kubernetes.node import Node, missing
 from tests.kubernetes.pods import Space
+from tests.support.skipping import skip_loudly
 
 VARIABLE = "MUSLIN_KUBERNETES_NODE"
 
@@ -26,11 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Skip all, and say loudly why, where there is no Kubernetes to be had."""
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     if here and (lacking := missing()):
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.write_line(f"\nNOT RUN: the {len(here)} tests on a Kubernetes node need {lacking}", red=True)
-        for item in here:
-            item.add_marker(pytest.mark.skip(reason=f"needs {lacking}"))
+        skip_loudly(config, here, "on a Kubernetes node", lacking)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +43,12 @@ def node() -> Iterator[Node]:
         yield made
     finally:
         made.remove(keep_logs=bool(os.environ.get("MUSLIN_KUBERNETES_KEEP")))
+
+
+@pytest.fixture(scope="module")
+def muslin(node: Node) -> Muslin:
+    """What the node is networked by, if a file has no other way."""
+    return in_calicos_place(node)
 
 
 @pytest.fixture

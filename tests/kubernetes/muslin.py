@@ -10,7 +10,7 @@ from typing import Any
 from tests.kubernetes.machine import until
 from tests.kubernetes.node import PATIENCE, POD_NETWORK, Node
 
-__all__ = ["CALICO", "Muslin"]
+__all__ = ["CALICO", "Muslin", "in_calicos_place"]
 
 CALICO = Path(__file__).resolve().parents[2] / "examples/10-calico.conf"
 """The configuration that Calico's users have, to the letter."""
@@ -64,6 +64,15 @@ class Muslin:
     def asked(self, *arguments: str) -> dict[str, Any]:
         """The same, for what it says in JSON."""
         return dict(json.loads(self(*arguments, "-o", "json")))
+
+
+def in_calicos_place(node: Node) -> Muslin:
+    """Muslin installed by the configuration that Calico's users have; the node is Ready."""
+    made = Muslin(node)
+    made.up()
+    made.install("--name", "calico", "--conf", str(CALICO))
+    node.ready()
+    return made
 
 
 def _command(*arguments: str) -> list[str]:

@@ -95,7 +95,7 @@ class Cluster:
         command = self.node.entering("env", f"KUBECONFIG={ADMIN}", str(self.node.binaries / "kubectl"), "exec", source,
                                      "--", "sh", "-c", f"trap 'kill -INT $!' TERM; ping -i 0.1 {address} & "
                                                        "echo begun; read line; kill -INT $!; wait $!")
-        with subprocess.Popen([*command[:0], *_interactive(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        with subprocess.Popen(_interactive(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True) as pinging:
             assert pinging.stdin
             assert pinging.stdout

@@ -16,23 +16,13 @@ import pytest
 from muslin import netns
 from tests.kubernetes.leaks import none
 from tests.kubernetes.machine import until
-from tests.kubernetes.muslin import CALICO, Muslin
-from tests.kubernetes.node import PATIENCE, Node
+from tests.kubernetes.muslin import Muslin
+from tests.kubernetes.node import PATIENCE
 from tests.kubernetes.pods import PORT, Space, address_of, container, manifest, policy, template
 
 AWAY = 60.0
 """Seconds that the API server is away."""
 MANY = 100
-
-
-@pytest.fixture(scope="module")
-def muslin(node: Node) -> Muslin:
-    """Muslin in Calico's place."""
-    made = Muslin(node)
-    made.up()
-    made.install("--name", "calico", "--conf", str(CALICO))
-    node.ready()
-    return made
 
 
 class World:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kubernetes.leaks import none
 from tests.kubernetes.machine import until
-from tests.kubernetes.muslin import CALICO, Muslin
+from tests.kubernetes.muslin import Muslin, in_calicos_place
 from tests.kubernetes.node import PATIENCE, Node
 from tests.kubernetes.pods import Space, manifest, policy
 
@@ -21,11 +21,7 @@ def muslin(node: Node) -> Muslin:
     """Muslin in Calico's place, on a node that was registered with the taint that waits for a network."""
     until(lambda: node.get("node", node.name), "the node is registered", PATIENCE)
     node.kubectl("taint", "node", node.name, f"{TAINT}=:NoSchedule")
-    made = Muslin(node)
-    made.up()
-    made.install("--name", "calico", "--conf", str(CALICO))
-    node.ready()
-    return made
+    return in_calicos_place(node)
 
 
 def events(space: Space, name: str) -> dict[str, dict[str, Any]]:

@@ -6,25 +6,13 @@ import json
 import signal
 from pathlib import Path
 
-import pytest
-
 from tests.kubernetes.leaks import none
 from tests.kubernetes.machine import until
 from tests.kubernetes.muslin import CALICO, Muslin
-from tests.kubernetes.node import PATIENCE, Node
+from tests.kubernetes.node import PATIENCE
 from tests.kubernetes.pods import PORT, UDP_PORT, Space, address_of, container, manifest, policy, template
 
 PLACE = "/etc/cni/net.d/10-calico.conf"
-
-
-@pytest.fixture(scope="module")
-def muslin(node: Node) -> Muslin:
-    """Muslin in Calico's place."""
-    made = Muslin(node)
-    made.up()
-    made.install("--name", "calico", "--conf", str(CALICO))
-    node.ready()
-    return made
 
 
 def test_the_configuration_is_calicos(muslin: Muslin) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kubernetes.leaks import none
 from tests.kubernetes.machine import until
-from tests.kubernetes.muslin import CALICO, Muslin
+from tests.kubernetes.muslin import Muslin, in_calicos_place
 from tests.kubernetes.node import PATIENCE, Node
 from tests.kubernetes.pods import PORT, Space, address_of, manifest, policy, template
 
@@ -19,11 +19,8 @@ WANTED = "192.168.240.77"
 @pytest.fixture(scope="module")
 def muslin(node: Node) -> Muslin:
     """Muslin in Calico's place, with a second pool."""
-    made = Muslin(node)
-    made.up()
-    made.install("--name", "calico", "--conf", str(CALICO))
+    made = in_calicos_place(node)
     made("ipam", "pool", "create", "special", "10.77.0.0/24")
-    node.ready()
     return made
 
 

@@ -227,6 +227,19 @@ class Cluster:
         assert done.status == 0, done
         self.nodes[pod.node].pods.remove(pod)
 
+    @asynccontextmanager
+    async def pool(self, name: str, cidr: str, **fields: Any) -> AsyncIterator[None]:
+        """A pool more, while something runs that has deleted its pods when it ends.
+
+        While it is there it serves all pods of its family, as every pool does: no other test can tell then which pool
+        a pod's address is of.
+        """
+        pool = ipam_pb2.Pool(name=name, cidr=cidr, **fields)
+        await self.ipam.CreatePool(ipam_pb2.CreatePoolRequest(pool=pool), timeout=10)
+        yield
+        with rpc.translated("delete"):
+            await self.ipam.DeletePool(ipam_pb2.DeletePoolRequest(name=name), timeout=10)
+
     async def set_pool(self, name: str, **fields: Any) -> None:
         with rpc.translated("update"):
             await self.ipam.UpdatePool(ipam_pb2.UpdatePoolRequest(name=name, **fields), timeout=10)

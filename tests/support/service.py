@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -50,6 +51,20 @@ class Service:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        """Likewise, while the event loop goes on: what the service waits for may run in it."""
+        try:
+            self.launch()
+            await asyncio.to_thread(self.wait)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                        trace: TracebackType | None) -> None:
         self.stop()
 
     def launch(self) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from muslin.cli.certs.subjects import ETCD_ROOT
 from muslin.cli.cluster import names
 from muslin.cli.cluster.keeper import Keeper
+from muslin.cli.cluster.persisting import persist
 from muslin.cli.cluster.signing import Signer
-from muslin.errors import MuslinError
 from muslin.etcd import Members
 from muslin.etcd.auth import set_up
 from muslin.etcd.backoff import Backoff
@@ -75,41 +75,25 @@ async def _first(made: asyncio.Event, tasks: TaskSet) -> None:
 
 async def _keep(keeper: Keeper, made: asyncio.Event) -> None:
     """Keep the certificates for ever."""
-    backoff, said = Backoff(0.2, 30.0), ""
     while True:
-        try:
-            await keeper.keep()
-        except MuslinError as problem:
-            if problem.message != said:
-                said = problem.message
-                log.warning("certificates are not looked after: %s", said)
-            await asyncio.sleep(backoff.next())
-            continue
+        await persist(keeper.keep, Backoff(0.2, 30.0), log, "certificates are not looked after")
         if not made.is_set():
             log.info("all certificates are there")
         made.set()
-        backoff.reset()
-        said = ""
         await asyncio.sleep(_ROUND)
 
 
 async def _equip(client: Client, keeper: Keeper, wanted: Wanted) -> None:
     """Have etcd's users, and it written down where its data lie, for ever."""
-    backoff, said = Backoff(0.5, 10.0), ""
     members = Members.of(wanted.etcd, named(*keeper.files(ETCD_ROOT), "etcd"))
+
+    async def once() -> None:
+        for line in await set_up(members):
+            log.info("etcd: %s", line)
+        await _note_places(client, wanted.namespace, len(wanted.etcd))
+
     while True:
-        try:
-            for line in await set_up(members):
-                log.info("etcd: %s", line)
-            await _note_places(client, wanted.namespace, len(wanted.etcd))
-        except MuslinError as problem:
-            if problem.message != said:
-                said = problem.message
-                log.warning("etcd has not its users yet: %s", said)
-            await asyncio.sleep(backoff.next())
-            continue
-        backoff.reset()
-        said = ""
+        await persist(once, Backoff(0.5, 10.0), log, "etcd has not its users yet")
         await asyncio.sleep(_ROUND)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from muslin.cli.certs import authority
 from muslin.cli.certs.directory import put
 from muslin.cli.cluster import names
-from muslin.errors import Corrupt, Denied, MuslinError, NotFound, TimedOut
+from muslin.cli.cluster.persisting import persist
+from muslin.errors import Corrupt, Denied, NotFound, TimedOut
 from muslin.etcd.backoff import Backoff
 from muslin.kube.client import Client
 from muslin.kube.installed import CONFIG_MAPS, REQUESTS
@@ -42,28 +43,19 @@ class Identity:
 
     async def have(self) -> None:
         """Have a certificate that is good, however long that takes. One that is needs no API server."""
-        backoff, said = Backoff(0.2, 10.0), ""
-        while self.complaint():
-            try:
-                await self.renew()
-            except MuslinError as problem:
-                if problem.message != said:
-                    said = problem.message
-                    log.warning("no certificate yet: %s", said)
-                await asyncio.sleep(backoff.next())
+        if self.complaint():
+            await persist(self.renew, Backoff(0.2, 10.0), log, "no certificate yet")
 
     async def keep(self) -> None:
         """Look after it for ever: renew it in time, and know who is trusted."""
         while True:
-            try:
-                await self._trust()
-                if self.complaint():
-                    await self.renew()
-            except MuslinError as problem:
-                log.warning("the certificate is not looked after: %s", problem.message)
-                await asyncio.sleep(60.0)
-                continue
+            await persist(self._look, Backoff(60.0, 60.0), log, "the certificate is not looked after")
             await asyncio.sleep(_LOOK)
+
+    async def _look(self) -> None:
+        await self._trust()
+        if self.complaint():
+            await self.renew()
 
     def complaint(self) -> str:
         """Why what is there is not good for a while; empty if it is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from muslin.cli.certs import directory
@@ -81,9 +82,7 @@ class Keeper:
         Raises:
             MuslinError: what of the API server's is in the way; repeat it.
         """
-        services = await self._client.list(Kind(
-            KUBERNETES_SERVICES.kind, KUBERNETES_SERVICES.version, KUBERNETES_SERVICES.plural, KUBERNETES_SERVICES.type,
-            namespace=self._namespace))
+        services = await self._client.list(replace(KUBERNETES_SERVICES, namespace=self._namespace))
         addresses = {each.metadata.name: each.addresses for each in services.objects}
         wanted = subjects(addresses, self._namespace, etcd=self._etcd)
         there = {name: await self._read(name) for name in [names.AUTHORITY, *(names.secret(s.name) for s in wanted)]}

@@ -161,56 +161,49 @@ async def test_an_address_that_nobody_has_does_not_come_back(up: Cluster) -> Non
 
 async def test_a_borrowed_address_is_reached_where_its_pod_is(up: Cluster) -> None:
     """Two blocks of two addresses: the third pod of a node has an address of the other's block."""
-    pool = ipam_pb2.Pool(name="small", cidr="10.10.0.0/30", block_size=31, cool_down_seconds=0)
-    await up.ipam.CreatePool(ipam_pb2.CreatePoolRequest(pool=pool), timeout=10)
-    chosen: dict[str, Any] = {"ipam": {"type": "calico-ipam", "ipv4_pools": ["small"]}}
-    one = await up.add("n2", "b1", **chosen)
-    others = [await up.add("n1", f"b{number}", **chosen) for number in (2, 3, 4)]
-    watcher = await up.add("n3", "watcher")
-    blocks = {block.cidr: block.node for block in
-              (await up.ipam.ListBlocks(ipam_pb2.ListBlocksRequest(), timeout=10)).blocks if block.pool == "small"}
-    assert sorted(blocks.values()) == ["n1", "n2"]
-    await up.set_pool("small", encapsulation="cross-subnet")
-    await up.set_pool("default", encapsulation="cross-subnet")
-    with listening(one.netns, PORT):
-        sockets = [listening(pod.netns, PORT) for pod in others]
-        for pod in others:
-            await reached(one, pod)
-            await reached(pod, one)
-            await reached(watcher, pod)
-        borrowed, = {pod.v4 for pod in others} & {f"{cidr.partition('/')[0].rpartition('.')[0]}.{last}" for cidr, node
-                                                  in blocks.items() if node == "n2" for last in _lasts(cidr)}
-        assert up.nodes["n2"].ways()[f"{borrowed}/32"] == "via 198.18.2.1 dev eth0"
-        for each in sockets:
-            each.close()
-    # Once it is given back it is nobody's: the route goes, and its block leads to its own node again.
-    await up.delete(next(pod for pod in others if pod.v4 == borrowed))
-    await until(lambda: f"{borrowed}/32" not in up.nodes["n2"].ways() | up.nodes["n3"].ways(), "the route stays")
-    for pod in [one, watcher, *(pod for pod in others if pod.v4 != borrowed)]:
-        await up.delete(pod)
-
-
-def _lasts(cidr: str) -> tuple[int, int]:
-    first = int(cidr.partition("/")[0].rpartition(".")[2])
-    return first, first + 1
+    async with up.pool("small", "10.10.0.0/30", block_size=31, cool_down_seconds=0):
+        chosen: dict[str, Any] = {"ipam": {"type": "calico-ipam", "ipv4_pools": ["small"]}}
+        one = await up.add("n2", "b1", **chosen)
+        others = [await up.add("n1", f"b{number}", **chosen) for number in (2, 3, 4)]
+        watcher = await up.add("n3", "watcher")
+        blocks = {block.cidr: block.node for block in
+                  (await up.ipam.ListBlocks(ipam_pb2.ListBlocksRequest(), timeout=10)).blocks if block.pool == "small"}
+        assert sorted(blocks.values()) == ["n1", "n2"]
+        await up.set_pool("small", encapsulation="cross-subnet")
+        await up.set_pool("default", encapsulation="cross-subnet")
+        with listening(one.netns, PORT):
+            sockets = [listening(pod.netns, PORT) for pod in others]
+            for pod in others:
+                await reached(one, pod)
+                await reached(pod, one)
+                await reached(watcher, pod)
+            theirs = ipaddress.ip_network(next(cidr for cidr, node in blocks.items() if node == "n2"))
+            borrowed, = (pod.v4 for pod in others if ipaddress.ip_address(pod.v4) in theirs)
+            assert up.nodes["n2"].ways()[f"{borrowed}/32"] == "via 198.18.2.1 dev eth0"
+            for each in sockets:
+                each.close()
+        # Once it is given back it is nobody's: the route goes, and its block leads to its own node again.
+        await up.delete(next(pod for pod in others if pod.v4 == borrowed))
+        await until(lambda: f"{borrowed}/32" not in up.nodes["n2"].ways() | up.nodes["n3"].ways(), "the route stays")
+        for pod in [one, watcher, *(pod for pod in others if pod.v4 != borrowed)]:
+            await up.delete(pod)
 
 
 async def test_blocks_are_followed_when_they_change_hands(up: Cluster) -> None:
     """A block whose node gives it up, and which another claims, is there at once."""
-    pool = ipam_pb2.Pool(name="one", cidr="10.11.0.0/31", block_size=31, cool_down_seconds=0)
-    await up.ipam.CreatePool(ipam_pb2.CreatePoolRequest(pool=pool), timeout=10)
-    chosen: dict[str, Any] = {"ipam": {"type": "calico-ipam", "ipv4_pools": ["one"]}}
-    pod = await up.add("n1", "first", **chosen)
-    await until(lambda: up.nodes["n2"].ways().get("10.11.0.0/31") == "via 198.18.2.1 dev eth0", "n2 does not know")
-    # What the pod holds stays with it, though its block is nobody's.
-    await up.ipam.ReleaseAffinity(ipam_pb2.ReleaseAffinityRequest(node="n1"), timeout=10)
-    await until(lambda: up.nodes["n2"].ways().get(f"{pod.v4}/32") == "via 198.18.2.1 dev eth0"
-                and "10.11.0.0/31" not in up.nodes["n2"].ways(), "n2 does not follow")
-    await up.delete(pod)
-    other = await up.add("n2", "second", **chosen)
-    await until(lambda: up.nodes["n1"].ways().get("10.11.0.0/31") == "via 198.18.2.2 dev eth0"
-                and up.nodes["n2"].ways().get("10.11.0.0/31") == "blackhole", "n1 does not follow")
-    await up.delete(other)
+    async with up.pool("one", "10.11.0.0/31", block_size=31, cool_down_seconds=0):
+        chosen: dict[str, Any] = {"ipam": {"type": "calico-ipam", "ipv4_pools": ["one"]}}
+        pod = await up.add("n1", "first", **chosen)
+        await until(lambda: up.nodes["n2"].ways().get("10.11.0.0/31") == "via 198.18.2.1 dev eth0", "n2 does not know")
+        # What the pod holds stays with it, though its block is nobody's.
+        await up.ipam.ReleaseAffinity(ipam_pb2.ReleaseAffinityRequest(node="n1"), timeout=10)
+        await until(lambda: up.nodes["n2"].ways().get(f"{pod.v4}/32") == "via 198.18.2.1 dev eth0"
+                    and "10.11.0.0/31" not in up.nodes["n2"].ways(), "n2 does not follow")
+        await up.delete(pod)
+        other = await up.add("n2", "second", **chosen)
+        await until(lambda: up.nodes["n1"].ways().get("10.11.0.0/31") == "via 198.18.2.2 dev eth0"
+                    and up.nodes["n2"].ways().get("10.11.0.0/31") == "blackhole", "n1 does not follow")
+        await up.delete(other)
 
 
 async def test_the_size_of_packets_leaves_room_for_vxlan(up: Cluster) -> None:

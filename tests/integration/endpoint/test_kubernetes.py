@@ -32,14 +32,8 @@ async def api() -> AsyncIterator[ApiServer]:
 @asynccontextmanager
 async def running(etcd: EtcdServer, *arguments: str) -> AsyncIterator[tuple[Service, Client]]:
     """A process of the test's own, and a client of it."""
-    service = Service("endpoint", "--etcd", etcd.endpoint, *arguments)
-    try:
-        service.launch()
-        await asyncio.to_thread(service.wait)
-        async with Client(service.target) as client:
-            yield service, client
-    finally:
-        service.stop()
+    async with Service("endpoint", "--etcd", etcd.endpoint, *arguments) as service, Client(service.target) as client:
+        yield service, client
 
 
 @pytest.fixture

@@ -39,14 +39,10 @@ async def stored() -> AsyncIterator[EtcdServer]:
 @pytest.fixture
 async def service(api: ApiServer, stored: EtcdServer, tmp_path: Path) -> AsyncIterator[Service]:
     """With times so short that a test can wait for them."""
-    made = Service("endpoint", "--etcd", stored.endpoint, "--kubeconfig", str(api.kubeconfig(tmp_path / "config")),
-                   "--node-down-after", "1", "--node-gone-after", "1")
-    try:
-        made.launch()
-        await asyncio.to_thread(made.wait)
+    config = str(api.kubeconfig(tmp_path / "config"))
+    async with Service("endpoint", "--etcd", stored.endpoint, "--kubeconfig", config, "--node-down-after", "1",
+                       "--node-gone-after", "1") as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

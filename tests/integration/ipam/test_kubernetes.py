@@ -57,14 +57,8 @@ async def world(api: ApiServer, tmp_path: Path, collecting: tuple[str, ...]) -> 
         endpoint = Service("endpoint", "--etcd", etcd.endpoint, "--kubeconfig", str(config), "--node-gone-after", "1")
         ipam = Service("ipam", "--etcd", etcd.endpoint, "--pool", "10.0.0.0/16", "--endpoint", endpoint.target,
                        *collecting)
-        try:
-            for service in (endpoint, ipam):  # ipam finds the other at once, and goes by what it knows from the first
-                service.launch()
-                await asyncio.to_thread(service.wait)
+        async with endpoint, ipam:  # ipam finds the other at once, and goes by what it knows from the first
             yield World(etcd, ipam, endpoint)
-        finally:
-            ipam.stop()
-            endpoint.stop()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -28,13 +27,8 @@ async def endpoint_server(tmp_path: Path) -> AsyncIterator[EndpointServer]:
 
 @pytest.fixture
 async def service(etcd: EtcdServer, endpoint_server: EndpointServer) -> AsyncIterator[Service]:
-    made = Service("policy", "--etcd", etcd.endpoint, "--endpoint", endpoint_server.target)
-    try:
-        made.launch()
-        await asyncio.to_thread(made.wait)
+    async with Service("policy", "--etcd", etcd.endpoint, "--endpoint", endpoint_server.target) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

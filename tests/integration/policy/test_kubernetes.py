@@ -40,25 +40,15 @@ def process(etcd: EtcdServer, endpoints: EndpointServer, config: Path) -> Servic
 @pytest.fixture
 async def service(etcd: EtcdServer, endpoint_server: EndpointServer, api: ApiServer,
                   tmp_path: Path) -> AsyncIterator[Service]:
-    made = process(etcd, endpoint_server, api.kubeconfig(tmp_path / "config"))
-    try:
-        made.launch()
-        await asyncio.to_thread(made.wait)
+    async with process(etcd, endpoint_server, api.kubeconfig(tmp_path / "config")) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[tuple[Service, Client]]:
     """A process of the test's own, and a client of it."""
-    try:
-        service.launch()
-        await asyncio.to_thread(service.wait)
-        async with Client(service.target) as client:
-            yield service, client
-    finally:
-        service.stop()
+    async with service, Client(service.target) as client:
+        yield service, client
 
 
 async def said(service: Service, text: str) -> str:

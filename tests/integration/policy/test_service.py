@@ -328,19 +328,14 @@ async def test_the_loss_of_etcd_changes_nothing(client: Client, etcd: EtcdServer
 
 async def test_two_replicas_send_the_same(client: Client, etcd: EtcdServer, endpoint_server: EndpointServer) -> None:
     await client.apply(namespace("x"), POLICY)
-    other = Service("policy", "--etcd", etcd.endpoint, "--endpoint", endpoint_server.target)
-    try:
-        other.launch()
-        await asyncio.to_thread(other.wait)
-        async with Client(other.target) as second, Node(client, "n1") as a, Node(second, "n1") as b:
-            one, another = await a.receive(), await b.receive()
-            assert one.resume != another.resume, "each knows only what it has sent itself"
-            one.resume = another.resume = ""
-            assert one == another
-            await second.delete(POLICY)
-            await a.until(lambda n: not n.groups)
-    finally:
-        other.stop()
+    async with Service("policy", "--etcd", etcd.endpoint, "--endpoint", endpoint_server.target) as other, Client(
+            other.target) as second, Node(client, "n1") as a, Node(second, "n1") as b:
+        one, another = await a.receive(), await b.receive()
+        assert one.resume != another.resume, "each knows only what it has sent itself"
+        one.resume = another.resume = ""
+        assert one == another
+        await second.delete(POLICY)
+        await a.until(lambda n: not n.groups)
 
 
 async def test_how_long_an_endpoint_change_takes_through_the_service(client: Client,
