@@ -1,4 +1,4 @@
-"""Metrics that all services have, and how they are served. A service's own stand in its folder.
+"""Metrics that all services have. A service's own stand in its folder; `muslin.rpc.monitor` serves them.
 
 Names follow Prometheus' conventions: seconds, bytes, `_total` for counters.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Histogram
 
 RPC_TOTAL = Counter("muslin_rpc_total", "Calls served, by method and gRPC status.", ["method", "status"])
 RPC_SECONDS = Histogram("muslin_rpc_seconds", "Seconds a served call took, by method.", ["method"],
@@ -25,9 +25,3 @@ def rpc(method: str, status: str, seconds: float) -> None:
     took, total = _of(method, status)
     took.observe(seconds)
     total.inc()
-
-
-def serve(address: str) -> None:
-    """Serve this process' metrics over HTTP at `host:port`, from a thread of its own."""
-    host, _, port = address.rpartition(":")
-    start_http_server(int(port), host or "127.0.0.1")

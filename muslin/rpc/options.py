@@ -34,7 +34,7 @@ def options(listen: str, *, etcd: bool = True) -> Callable[[Command], Command]:
         click.option("--listen", multiple=True, default=(listen,), show_default=True, envvar="MUSLIN_LISTEN",
                      metavar="ADDRESS", help="unix:/path, or host:port for TCP with TLS, to serve on; repeatable."),
         click.option("--metrics", default=None, envvar="MUSLIN_METRICS", metavar="HOST:PORT",
-                     help="Serve Prometheus metrics there; off by default."),
+                     help="Serve Prometheus metrics there by HTTP, and /livez and /readyz for probes; off by default."),
         click.option("--log-level", default="info", show_default=True, envvar="MUSLIN_LOG_LEVEL",
                      type=click.Choice(("debug", "info", "warning", "error"))),
         tls_files("tls", "Certificate of this process on TCP, shown to whom it calls and who calls it.",

@@ -14,7 +14,6 @@ import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from muslin import metrics as metrics_
 from muslin import tracing
 from muslin.api.rpc.v1 import tunnel_pb2_grpc
 from muslin.errors import MuslinError
@@ -23,6 +22,7 @@ from muslin.rpc.app import App, Readiness
 from muslin.rpc.handshakes import watched
 from muslin.rpc.interceptor import LARGEST, Around
 from muslin.rpc.listen import SocketLock, unix_path
+from muslin.rpc.monitor import Monitor
 from muslin.rpc.silent import Silent
 from muslin.rpc.tunnel import Handlers, TunnelServicer
 
@@ -65,6 +65,7 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
         loop.add_signal_handler(number, stop.set)
     tracing.start(app.name)
     readiness, checker, around = Readiness(), health.aio.HealthServicer(), Around()
+    monitor = Monitor(readiness)
     remote = any(not address.startswith("unix:") for address in listen)
     server = unregistered(grpc.aio.server(interceptors=[around], options=(*_OPTIONS, *(_REMOTE if remote else ()))))
     handlers = Handlers(server)
@@ -86,7 +87,7 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
                     credentials = tls.server_credentials(tls.own(f"--listen {address}"))
                     server.add_secure_port(address, credentials)
             if metrics:
-                metrics_.serve(metrics)
+                monitor.listen(metrics)
             await app.start(readiness)
             await server.start()
         except (MuslinError, OSError, RuntimeError) as problem:
@@ -99,12 +100,14 @@ async def _serve(app: App, listen: Sequence[str], metrics: str | None) -> int:
         if remote:
             ports = [int(address.rpartition(":")[2]) for address in listen if not address.startswith("unix:")]
             app.tasks.spawn("silent connections", Silent(ports).run())
+        monitor.phase = ""
         log.info("serving on %s", ", ".join(listen))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait((stopped, app.tasks.failed), return_when=asyncio.FIRST_COMPLETED)
         failed = app.tasks.failed.done()
         stopped.cancel()
         log.info("stopping%s", ": a background task died" if failed else "")
+        monitor.phase = "stopping"
         await checker.enter_graceful_shutdown()
         around.drain()
         tunnel.drain()

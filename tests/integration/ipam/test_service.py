@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ from muslin.errors import (
 from muslin.etcd import Etcd, keys
 from tests.integration.ipam.clients import ARTICLE, Client, call, identity
 from tests.support import ipam_invariants
-from tests.support.etcd import EtcdServer
+from tests.support.etcd import EtcdServer, free_ports
 from tests.support.service import Service
 
 
@@ -193,6 +194,32 @@ async def test_metrics_count_what_was_done(etcd: EtcdServer) -> None:
                  'muslin_ipam_pool_blocks{pool="default",state="partial"} 1.0',
                  'muslin_ipam_pool_blocks{pool="default",state="full"} 0.0'):
         assert line in lines
+
+
+def probed(port: int, path: str) -> tuple[int, str]:
+    """Status and text, as kubelet's probes get them."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+async def test_probes_by_http_tell_what_it_waits_for() -> None:
+    """Without etcd it is not ready, which is no reason to start it anew."""
+    [port] = free_ports(1)
+    with EtcdServer() as own, Service("ipam", "--etcd", own.endpoint, "--metrics", f"127.0.0.1:{port}"):
+        assert probed(port, "readyz")[0] == 200
+        own.kill()
+        async with asyncio.timeout(30):
+            while probed(port, "readyz")[0] == 200:  # noqa: ASYNC110  another process does it
+                await asyncio.sleep(0.05)
+        assert "store: not ready (etcd at" in probed(port, "readyz")[1]
+        assert probed(port, "livez")[0] == 200
+        own.start()
+        async with asyncio.timeout(30):
+            while probed(port, "readyz")[0] != 200:  # noqa: ASYNC110  another process does it
+                await asyncio.sleep(0.05)
 
 
 def test_a_bad_option_is_named(etcd: EtcdServer) -> None:

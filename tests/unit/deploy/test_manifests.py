@@ -144,11 +144,27 @@ def test_services_select_their_pods(overlay: str) -> None:
                   if service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()]
         assert [name for name, _ in chosen] == [service["metadata"]["name"]]
         ports = {port["containerPort"] for each in containers(chosen[0][1]["spec"]) for port in each.get("ports", ())}
-        assert {port["targetPort"] for port in service["spec"]["ports"]} == ports
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     for each in found:
         if each["kind"] in manifests.WORKLOADS:
             assert each["spec"]["selector"]["matchLabels"].items() <= each["spec"]["template"]["metadata"][
                 "labels"].items()
+
+
+@rendering_only
+def test_probes_ask_where_something_listens(overlay: str) -> None:
+    """Kubelet asks from the host, where all share one loopback: no port is two workloads'."""
+    taken: dict[int, str] = {}
+    for name, spec in templates(rendered(overlay)):
+        for container in spec["containers"]:
+            for port in container.get("ports", ()):  # members of etcd are on different nodes
+                owner = re.sub(r"-\d$", "", name)
+                assert taken.setdefault(port["containerPort"], owner) == owner
+            listening = {each.get("value", "").rpartition(":")[2].strip("/") for each in container.get("env", ())}
+            for probe in (container.get("readinessProbe", {}), container.get("livenessProbe", {})):
+                for asked in (probe[kind] for kind in ("httpGet", "tcpSocket") if kind in probe):
+                    assert asked["host"] == "127.0.0.1", name
+                    assert str(asked["port"]) in listening, name
 
 
 @rendering_only
