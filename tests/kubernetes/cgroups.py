@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-__all__ = ["make", "remove"]
+__all__ = ["cpu_seconds", "make", "pids", "remove"]
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -31,6 +31,31 @@ def remove(name: str, patience: float = 20.0) -> None:
             if not _try(branch):
                 assert time.monotonic() < end, f"{branch} is in use"
                 time.sleep(0.1)
+
+
+def cpu_seconds(name: str, group: str) -> float:
+    """What the processes of a group in the branch, found by the end of its name, have used; those that ended too.
+
+    Raises:
+        LookupError: there is no such group.
+    """
+    for folder in _groups(name, group):
+        if (file := folder / "cpuacct.usage").exists():  # version 1: nanoseconds
+            return int(file.read_text()) / 1e9
+    for folder in _groups(name, group):
+        if (file := folder / "cpu.stat").exists():  # version 2
+            return int(dict(line.split() for line in file.read_text().splitlines())["usage_usec"]) / 1e6
+    raise LookupError(f"no control group {name}/.../*{group}")
+
+
+def pids(name: str, group: str) -> set[int]:
+    """The processes of a group in the branch, and of all below it."""
+    return {int(line) for folder in _groups(name, group) for file in folder.rglob("cgroup.procs")
+            for line in file.read_text().split()}
+
+
+def _groups(name: str, group: str) -> list[Path]:
+    return [folder for top in _hierarchies() for folder in (top / name).rglob(f"*{group}") if folder.is_dir()]
 
 
 def _try(folder: Path) -> bool:

@@ -6,112 +6,33 @@ The images are those of MUSLIN_IMAGES, an archive as of `docker save`, or are bu
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kubernetes import images
+from tests.kubernetes.deployed import NAMESPACE, ROLLED, ROOT, Cluster, Lacking, images_archive, kubectl
 from tests.kubernetes.machine import ADDRESS, until
-from tests.kubernetes.node import ADMIN, PATIENCE, Node
+from tests.kubernetes.node import PATIENCE, Node
 
-ROOT = Path(__file__).resolve().parents[2]
-SINGLE = str(ROOT / "deploy/overlays/single")
-NAMESPACE = "muslin-system"
 CONFIGURATION = "/etc/cni/net.d/10-muslin.conflist"
-IMAGES = [f"muslin/{name}:0.1.0" for name in ("cli", "endpoint", "etcd", "ipam", "node", "policy")]
 THEIRS = ("CNI-HOSTPORT-", "table ip6 nat", "/run/netns", "/var/lib/cni/results")
 """What is left by others: portmap's chains and the tables that they are in, and the runtime's directories."""
-ROLLED = ["daemonset/muslin-node", "deployment/muslin-policy", "deployment/muslin-endpoint", "deployment/muslin-ipam",
-          "deployment/muslin-authority", "statefulset/muslin-etcd-0"]
-
-
-def _kubectl() -> str:
-    """One that knows the kustomizations: 1.21 or later; "" if there is none."""
-    found = shutil.which("kubectl") or ""
-    done = subprocess.run([found or "false", "kustomize", SINGLE], capture_output=True, check=False)
-    return found if done.returncode == 0 else ""
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images."""
-    if not _kubectl():
-        pytest.skip("NOT RUN: needs a kubectl of 1.21 or later on the PATH, whose kustomize reads deploy/")
-    if given := os.environ.get("MUSLIN_IMAGES"):
-        return Path(given)
-    made = tmp_path_factory.mktemp("images") / "images.tar"
-    for command in (["make", "-C", str(ROOT), "images", "TAG=0.1.0"], ["docker", "save", "-o", str(made), *IMAGES]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"NOT RUN: needs MUSLIN_IMAGES=ARCHIVE, or Docker: {' '.join(command[:4])} ended with "
-                        f"{done.returncode}: {done.stderr[-300:]}")
-    return made
-
-
-class Cluster:
-    """A node, and Muslin on it as users have it there."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    def kustomize(self, *arguments: str) -> None:
-        """Apply, or delete, with -k."""
-        self.node.run(_kubectl(), *arguments, environment={"KUBECONFIG": ADMIN, "HOME": "/root"}, timeout=300)
-
-    def rolled_out(self) -> None:
-        """Wait until everything runs in its latest form."""
-        for each in ROLLED:
-            self.node.kubectl("-n", NAMESPACE, "rollout", "status", each, "--timeout=180s")
-
-    def connect(self, source: str, address: str, port: int = 8080) -> str:
-        """What a connection from a pod comes to."""
-        said = self.node.kubectl("exec", source, "--", "/agnhost", "connect", f"{address}:{port}", "--timeout=2s",
-                                 check=False).split("\n")[0].strip()
-        return said or "OK"
-
-    def address(self, pod: str) -> str:
-        """Of a pod."""
-        return str(self.node.get("pod", pod)["status"].get("podIP", ""))
-
-    def running(self, *pods: str) -> None:
-        """Wait until pods are Ready."""
-        self.node.kubectl("wait", "--for=condition=Ready", "--timeout=180s", *(f"pod/{name}" for name in pods))
-
-    @contextmanager
-    def traffic(self, source: str, address: str) -> Iterator[list[int]]:
-        """Have a pod ping another meanwhile, ten times a second.
-
-        In the end the list has how many packets were sent, and how many came back.
-        """
-        counts: list[int] = []
-        command = self.node.entering("env", f"KUBECONFIG={ADMIN}", str(self.node.binaries / "kubectl"), "exec", source,
-                                     "--", "sh", "-c", f"trap 'kill -INT $!' TERM; ping -i 0.1 {address} & "
-                                                       "echo begun; read line; kill -INT $!; wait $!")
-        with subprocess.Popen(_interactive(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True) as pinging:
-            assert pinging.stdin
-            assert pinging.stdout
-            try:
-                until(lambda: pinging.stdout.readline().startswith("begun"), "the traffic flows", PATIENCE)  # type: ignore[union-attr]  # asserted
-                yield counts
-            finally:
-                said, _ = pinging.communicate("\n", timeout=60)
-        words = next(line for line in said.splitlines() if "packets transmitted" in line).split()
-        counts += [int(words[0]), int(words[3])]
-
-
-def _interactive(command: list[str]) -> list[str]:
-    """The same, with its input handed on."""
-    at = command.index("exec")
-    return [*command[:at + 1], "-i", *command[at + 1:]]
+    try:
+        kubectl()
+        return images_archive(tmp_path_factory.mktemp("images"))
+    except Lacking as problem:
+        pytest.skip(f"NOT RUN: needs {problem}")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +53,7 @@ def test_one_command_gives_a_network(cluster: Cluster, node: Node, before: dict[
     """From a node without any to one that is Ready, and everything of ours with it."""
     before.update(node.listing())
     began = time.monotonic()
-    cluster.kustomize("apply", "-k", SINGLE)
+    cluster.kustomize("apply")
     node.ready()
     cluster.rolled_out()
     node.report(f"apply -k to a node that is Ready with everything rolled out: {time.monotonic() - began:.0f} s")
@@ -234,7 +155,7 @@ def test_one_command_takes_all_of_it_away(cluster: Cluster, node: Node, before: 
     node.kubectl("delete", "pods", "--all", "--wait", "--timeout=120s")
     node.kubectl("delete", "networkpolicy", "--all")
     began = time.monotonic()
-    cluster.kustomize("delete", "-k", SINGLE)
+    cluster.kustomize("delete")
     node.report(f"delete -k: {time.monotonic() - began:.0f} s")
 
     def differences() -> dict[str, Any]:
@@ -248,7 +169,7 @@ def test_one_command_takes_all_of_it_away(cluster: Cluster, node: Node, before: 
 
 def test_it_can_be_installed_again(cluster: Cluster, node: Node) -> None:
     """Nothing that was left hinders it."""
-    cluster.kustomize("apply", "-k", SINGLE)
+    cluster.kustomize("apply")
     node.ready()
     cluster.rolled_out()
     node.kubectl("run", "again", f"--image={images.AGNHOST}", "--restart=Never", "--", "netexec")
