@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes import leaks
+from tests.kubernetes.deployed import Lacking, images_archive, kubectl
 from tests.kubernetes.muslin import Muslin, in_calicos_place
 from tests.kubernetes.node import Node, missing
 from tests.kubernetes.pods import Space
@@ -43,6 +44,16 @@ def node() -> Iterator[Node]:
         yield made
     finally:
         made.remove(keep_logs=bool(os.environ.get("MUSLIN_KUBERNETES_KEEP")))
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Muslin's images."""
+    try:
+        kubectl()
+        return images_archive(tmp_path_factory.mktemp("images"))
+    except Lacking as problem:
+        pytest.skip(f"NOT RUN: needs {problem}")
 
 
 @pytest.fixture(scope="module")

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kubernetes.machine import until
 from tests.kubernetes.node import ADMIN, PATIENCE, Node
 
-__all__ = ["NAMESPACE", "ROLLED", "ROOT", "Cluster", "Lacking", "images_archive", "kubectl"]
+__all__ = ["NAMESPACE", "ROOT", "Cluster", "Lacking", "images_archive", "kubectl", "left"]
 
 ROOT = Path(__file__).resolve().parents[2]
-SINGLE = str(ROOT / "deploy/overlays/single")
+OVERLAYS = ROOT / "deploy/overlays"
 NAMESPACE = "muslin-system"
 IMAGES = [f"muslin/{name}:0.1.0" for name in ("cli", "endpoint", "etcd", "ipam", "node", "policy")]
-ROLLED = ["daemonset/muslin-node", "deployment/muslin-policy", "deployment/muslin-endpoint", "deployment/muslin-ipam",
-          "deployment/muslin-authority", "statefulset/muslin-etcd-0"]
+_THEIRS = ("CNI-HOSTPORT-", "table ip6 nat", "/run/netns", "/var/lib/cni/results")
+"""What is left by others: portmap's chains and the tables that they are in, and the runtime's directories."""
+_ROLLED = ["daemonset/muslin-node", "deployment/muslin-policy", "deployment/muslin-endpoint", "deployment/muslin-ipam",
+           "deployment/muslin-authority"]
 
 
 class Lacking(Exception):
@@ -33,7 +35,7 @@ def kubectl() -> str:
         Lacking: there is none.
     """
     found = shutil.which("kubectl") or ""
-    done = subprocess.run([found or "false", "kustomize", SINGLE], capture_output=True, check=False)
+    done = subprocess.run([found or "false", "kustomize", str(OVERLAYS / "single")], capture_output=True, check=False)
     if done.returncode:
         raise Lacking("a kubectl of 1.21 or later on the PATH, whose kustomize reads deploy/")
     return found
@@ -56,21 +58,51 @@ def images_archive(folder: Path) -> Path:
     return made
 
 
-class Cluster:
-    """A node, and Muslin on it as users have it there."""
+def left(node: Node, before: Mapping[str, list[str]]) -> dict[str, tuple[list[str], list[str]]]:
+    """By kind what a node has more than it had, and what it lacks, but for what runtime and portmap leave behind."""
+    now = node.listing()
+    found = {kind: (sorted(line for line in set(now[kind]) - set(before[kind])
+                           if not any(words in line for words in _THEIRS)),
+                    sorted(set(before[kind]) - set(now[kind]))) for kind in before}
+    return {kind: each for kind, each in found.items() if any(each)}
 
-    def __init__(self, node: Node) -> None:
-        self.node, self._kubectl = node, kubectl()
+
+class Cluster:
+    """A node, and Muslin on it and those beside it as users have it there."""
+
+    def __init__(self, node: Node, overlay: str = "single", members: int = 1) -> None:
+        """`members` are of etcd."""
+        self.node, self._overlay, self._kubectl = node, str(OVERLAYS / overlay), kubectl()
+        self._members = [f"muslin-etcd-{number}-0" for number in range(members)]
 
     def kustomize(self, command: str) -> None:
-        """Apply, or delete, the overlay `single`."""
-        self.node.run(self._kubectl, command, "-k", SINGLE, environment={"KUBECONFIG": ADMIN, "HOME": "/root"},
+        """Apply, or delete, the overlay."""
+        self.node.run(self._kubectl, command, "-k", self._overlay, environment={"KUBECONFIG": ADMIN, "HOME": "/root"},
                       timeout=300)
 
     def rolled_out(self) -> None:
         """Wait until everything runs in its latest form."""
-        for each in ROLLED:
+        for each in _ROLLED:
             self.node.kubectl("-n", NAMESPACE, "rollout", "status", each, "--timeout=180s")
+        for member in self._members:
+            until(lambda: self._ready(member), f"{member} is Ready", PATIENCE)  # noqa: B023
+
+    def replaced(self) -> None:
+        """Replace everything, one after the other; members of etcd by deleting each one's pod, as users do."""
+        for each in _ROLLED:
+            self.node.kubectl("-n", NAMESPACE, "rollout", "restart", each)
+            self.node.kubectl("-n", NAMESPACE, "rollout", "status", each, "--timeout=180s")
+        for member in self._members:
+            before = self._ready(member)
+            self.node.kubectl("-n", NAMESPACE, "delete", "pod", member)
+            until(lambda: self._ready(member) not in ("", before), f"another {member} is Ready", PATIENCE)  # noqa: B023
+
+    def _ready(self, member: str) -> str:
+        """What identifies the pod of a member that is Ready; "" if there is none."""
+        pod = self.node.get("-n", NAMESPACE, "pod", member)
+        well = any(each["type"] == "Ready" and each["status"] == "True"
+                   for each in pod.get("status", {}).get("conditions", ()))
+        return str(pod["metadata"]["uid"]) if well else ""
 
     def connect(self, source: str, address: str, port: int = 8080) -> str:
         """What a connection from a pod comes to."""

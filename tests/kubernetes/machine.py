@@ -1,8 +1,8 @@
 """A machine of its own on this one: namespaces for its network, mounts, processes and name, and a world outside it.
 
 What runs in it sees its own /run, /etc, /opt and /var, and nothing that it does is seen by the host. It has loopback
-and `eth0`, at whose other end is a namespace that stands for everybody else. Powered off, all its processes are gone at
-once, and with them its network and what was in memory; its files are there when it boots again.
+and `eth0`, on a link with machines beside it and a namespace that stands for everybody else. Powered off, all its
+processes are gone at once, and with them its network and what was in memory; its files are there when it boots again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +29,7 @@ __all__ = ["ADDRESS", "WORLD", "Machine", "Running", "until"]
 T = TypeVar("T")
 
 ADDRESS, WORLD = "172.31.0.2", "172.31.0.1"
-"""The machine's, and that of who is outside."""
+"""The first machine's, and that of who is outside."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INIT = Path(__file__).with_name("init.py")
 _NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
@@ -49,7 +49,8 @@ class Running:
 class Machine:
     """One machine. `boot` it first, and `remove` it at the end, whatever happens between."""
 
-    def __init__(self, name: str = "node1") -> None:
+    def __init__(self, name: str = "node1", beside: Machine | None = None) -> None:
+        """On a link of its own, or on that of another, which must be removed after it."""
         self.name = name
         self.label = f"mt-{os.getpid()}-{next(_numbers)}"
         """Of what the host has of it: a network namespace for the outside, a branch of control groups."""
@@ -59,8 +60,15 @@ class Machine:
         self.daemons: dict[str, Running] = {}
         self._init: subprocess.Popen[bytes] | None = None
         self.pid = 0
-        self.world = netns.create(f"{self.label}-w")
-        self.outside("ip", "link", "set", "lo", "up")
+        self._beside = beside
+        self._addresses: Iterator[int] = beside._addresses if beside else itertools.count(2)
+        number = next(self._addresses)
+        self.address, self._mac = f"172.31.0.{number}", f"02:00:ac:1f:00:{number:02x}"
+        self._port = f"port{number}"
+        self.world: Path = beside.world if beside else netns.create(f"{self.label}-w")
+        if beside is None:
+            self.outside("sh", "-ec", "ip link set lo up; ip link add lan type bridge; ip link set lan up; "
+                                      f"ip address add {WORLD}/24 dev lan")
 
     # Power.
 
@@ -76,9 +84,10 @@ class Machine:
         said = self._init.stdout.readline()
         assert said == b"ready\n", (self.logs / "init.log").read_text()
         self.pid = _child(self._init.pid)
-        self.outside("ip", "link", "add", "machine", "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
-        self.outside("sh", "-ec", f"ip address add {WORLD}/24 dev machine; ip link set machine up")
-        self.run("sh", "-ec", f"ip address add {ADDRESS}/24 dev eth0; ip link set eth0 up; "
+        self.outside("ip", "link", "add", self._port, "type", "veth",
+                     "peer", "name", "eth0", "address", self._mac, "netns", str(self.pid))
+        self.outside("ip", "link", "set", self._port, "master", "lan", "up")
+        self.run("sh", "-ec", f"ip address add {self.address}/24 dev eth0; ip link set eth0 up; "
                               f"ip route add default via {WORLD}; sysctl -qw net.ipv4.ip_forward=1")
 
     def power_off(self) -> None:
@@ -95,13 +104,14 @@ class Machine:
             running.entered.wait(60)
         self.daemons.clear()
         # It would go with the machine's namespace, which the kernel clears away some time after its last process.
-        self.outside("ip", "link", "delete", "machine", check=False)
+        self.outside("ip", "link", "delete", self._port, check=False)
         cgroups.remove(self.label)
 
     def remove(self, *, keep_logs: bool = False) -> None:
         """Power it off and delete all of it, but for the daemons' logs if they are wanted."""
         self.power_off()
-        netns.delete(self.world.name)
+        if self._beside is None:
+            netns.delete(self.world.name)
         for folder in self.directory.iterdir():
             if folder != self.logs or not keep_logs:
                 shutil.rmtree(folder)

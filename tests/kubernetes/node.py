@@ -1,4 +1,4 @@
-"""A single-node Kubernetes on a machine of its own: etcd, the control plane, containerd, kubelet and kube-proxy.
+"""Kubernetes on machines of its own: etcd, the control plane, containerd, kubelet and kube-proxy; and more nodes.
 
 Everything is where a distribution would have it (/etc/kubernetes, /var/lib/kubelet, /run/containerd, /opt/cni/bin,
 /etc/cni/net.d), in the machine's own view. The network is somebody else's: the node is Ready once there is one.
@@ -20,7 +20,7 @@ from urllib.request import urlopen
 
 from muslin import netns
 from tests.kubernetes import images
-from tests.kubernetes.machine import ADDRESS, Machine, until
+from tests.kubernetes.machine import Machine, until
 from tests.kubernetes.pki import Authority, key_pair
 
 __all__ = ["ADMIN", "DAEMONS", "KUBELET", "POD_NETWORK", "SERVICE_NETWORK", "Node", "missing"]
@@ -29,7 +29,7 @@ BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube
             "agnhost", "pause")
 PROGRAMS = ("containerd", "ctr", "runc", "etcd", "iptables-save", "nft", "nsenter", "unshare", "sysctl")
 DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet", "kube-proxy")
-"""In the order in which they are started."""
+"""In the order in which they are started; the last three are all that a node beside the first has."""
 ADMIN, KUBELET = "/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf"
 SERVICE_NETWORK, POD_NETWORK = "10.96.0.0/16", "192.168.0.0/16"
 API_PORT = 6443
@@ -60,15 +60,20 @@ class Node(Machine):
     """One. `up` begins it and `remove` ends it; `stop`, `begin` and `restart` take one of DAEMONS each."""
 
     def __init__(self, name: str = "node1", *, conf_dir: str = "/etc/cni/net.d", bin_dir: str = "/opt/cni/bin",
-                 report: Callable[[str], None] = print) -> None:
-        """`conf_dir` and `bin_dir` are where containerd looks for the network; `report` is told what is done."""
-        super().__init__(name)
+                 report: Callable[[str], None] = print, first: Node | None = None) -> None:
+        """`conf_dir` and `bin_dir` are where containerd looks for the network; `report` is told what is done.
+
+        It is a cluster of its own, or one more node of that of `first`.
+        """
+        super().__init__(name, first)
+        self.server = first.address if first else self.address
+        self.runs = DAEMONS[-3:] if first else DAEMONS
         self.binaries = Path(os.environ["K8S_BIN"]).resolve()
         self.conf_dir, self.bin_dir = conf_dir, bin_dir
         self.report = report
         self.proxy_flags: tuple[str, ...] = ()
         """More flags of kube-proxy, from its next start on."""
-        self.authority = Authority()
+        self.authority: Authority = first.authority if first else Authority()
         self._written = False
 
     # The whole.
@@ -80,7 +85,7 @@ class Node(Machine):
         if not self._written:
             self._write()
             self._written = True
-        for daemon in DAEMONS:
+        for daemon in self.runs:
             self.begin(daemon)
         if not self.run("ctr", "--address", _CONTAINERD, "--namespace", "k8s.io", "images", "list", "--quiet").strip():
             with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +93,7 @@ class Node(Machine):
                     archive = Path(folder, f"{make.__name__}.tar")
                     make(archive, self.binaries)
                     self.import_image(archive)
-        self.report(f"{self.name}: all of {', '.join(DAEMONS)} run")
+        self.report(f"{self.name}: all of {', '.join(self.runs)} run")
 
     def reboot(self) -> None:
         """Power it off without a warning, and bring it up again."""
@@ -164,16 +169,11 @@ class Node(Machine):
     # How it is made.
 
     def _write(self) -> None:
-        certificate, key = self.authority.issue(
-            "kube-apiserver", hosts=["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", ADDRESS,
-                                     "127.0.0.1", SERVICE_NETWORK.replace(".0/16", ".1")])
-        private, public = key_pair()
-        for name, content in (("ca.crt", self.authority.certificate), ("apiserver.crt", certificate),
-                              ("apiserver.key", key), ("sa.key", private), ("sa.pub", public)):
-            self.write(f"{_PKI}/{name}", content)
+        if "kube-apiserver" in self.runs:
+            self._write_pki()
         self.kubeconfig(ADMIN, "admin", "system:masters")
         self.kubeconfig(KUBELET, f"system:node:{self.name}", "system:nodes")
-        for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
+        for name in {"kube-controller-manager", "kube-scheduler", "kube-proxy"} & set(self.runs):
             # All controllers of the manager do with its own rights what each would be bound to.
             groups = ("system:masters",) if name == "kube-controller-manager" else ()
             self.kubeconfig(f"/etc/kubernetes/{name}.conf", f"system:{name}", *groups)
@@ -184,13 +184,22 @@ class Node(Machine):
             self.path(folder).mkdir(parents=True, exist_ok=True)
         shutil.copy2("/usr/lib/cni/loopback", self.path(self.bin_dir))  # containerd itself calls it for every pod
 
+    def _write_pki(self) -> None:
+        certificate, key = self.authority.issue(
+            "kube-apiserver", hosts=["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost",
+                                     self.address, "127.0.0.1", SERVICE_NETWORK.replace(".0/16", ".1")])
+        private, public = key_pair()
+        for name, content in (("ca.crt", self.authority.certificate), ("apiserver.crt", certificate),
+                              ("apiserver.key", key), ("sa.key", private), ("sa.pub", public)):
+            self.write(f"{_PKI}/{name}", content)
+
     def _kubeconfig(self, certificate: str, key: str) -> str:
         def data(text: str) -> str:
             return base64.b64encode(text.encode()).decode()
 
         return json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": f"https://{ADDRESS}:{API_PORT}",
+            "clusters": [{"name": "c", "cluster": {"server": f"https://{self.server}:{API_PORT}",
                                                    "certificate-authority-data": data(self.authority.certificate)}}],
             "users": [{"name": "u", "user": {"client-certificate-data": data(certificate),
                                              "client-key-data": data(key)}}],
@@ -222,7 +231,7 @@ class Node(Machine):
                      ["/bin/busybox", "wget", "-q", "-O", "-", f"{_ETCD}/health"]),
             "kube-apiserver": (own(
                 "kube-apiserver", f"--etcd-servers={_ETCD}", f"--secure-port={API_PORT}",
-                f"--advertise-address={ADDRESS}", f"--service-cluster-ip-range={SERVICE_NETWORK}",
+                f"--advertise-address={self.address}", f"--service-cluster-ip-range={SERVICE_NETWORK}",
                 f"--client-ca-file={_PKI}/ca.crt", f"--tls-cert-file={_PKI}/apiserver.crt",
                 f"--tls-private-key-file={_PKI}/apiserver.key", f"--service-account-key-file={_PKI}/sa.pub",
                 f"--service-account-signing-key-file={_PKI}/sa.key",
@@ -239,7 +248,8 @@ class Node(Machine):
                            ["ctr", "--address", _CONTAINERD, "version"]),
             "kubelet": (own("kubelet", f"--kubeconfig={KUBELET}", "--config=/etc/kubernetes/kubelet.yaml",
                             "--container-runtime=remote", f"--container-runtime-endpoint=unix://{_CONTAINERD}",
-                            f"--hostname-override={self.name}", f"--node-ip={ADDRESS}"), [*ask, "node", self.name]),
+                            f"--hostname-override={self.name}", f"--node-ip={self.address}"),
+                        [*ask, "node", self.name]),
             # The limits of the connection table are the host's.
             "kube-proxy": (own("kube-proxy", follows("kube-proxy"), "--proxy-mode=iptables",
                                f"--cluster-cidr={POD_NETWORK}", f"--hostname-override={self.name}",

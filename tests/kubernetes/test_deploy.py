@@ -16,27 +16,15 @@ from typing import Any
 import pytest
 
 from tests.kubernetes import images
-from tests.kubernetes.deployed import NAMESPACE, ROLLED, ROOT, Cluster, Lacking, images_archive, kubectl
+from tests.kubernetes.deployed import NAMESPACE, ROOT, Cluster, left
 from tests.kubernetes.machine import ADDRESS, until
 from tests.kubernetes.node import PATIENCE, Node
 
 CONFIGURATION = "/etc/cni/net.d/10-muslin.conflist"
-THEIRS = ("CNI-HOSTPORT-", "table ip6 nat", "/run/netns", "/var/lib/cni/results")
-"""What is left by others: portmap's chains and the tables that they are in, and the runtime's directories."""
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images."""
-    try:
-        kubectl()
-        return images_archive(tmp_path_factory.mktemp("images"))
-    except Lacking as problem:
-        pytest.skip(f"NOT RUN: needs {problem}")
-
-
-@pytest.fixture(scope="module")
-def before() -> dict[str, Any]:
+def before() -> dict[str, list[str]]:
     """What there was before the first test."""
     return {}
 
@@ -49,7 +37,7 @@ def cluster(node: Node, archive: Path) -> Cluster:
     return Cluster(node)
 
 
-def test_one_command_gives_a_network(cluster: Cluster, node: Node, before: dict[str, Any]) -> None:
+def test_one_command_gives_a_network(cluster: Cluster, node: Node, before: dict[str, list[str]]) -> None:
     """From a node without any to one that is Ready, and everything of ours with it."""
     before.update(node.listing())
     began = time.monotonic()
@@ -107,9 +95,7 @@ def test_an_upgrade_touches_no_traffic(cluster: Cluster, node: Node) -> None:
     """Everything is replaced, one after the other, while a pod pings another: nothing is lost, and pods can be made."""
     began = time.monotonic()
     with cluster.traffic("friend", cluster.address("web")) as counts:
-        for each in ROLLED:
-            node.kubectl("-n", NAMESPACE, "rollout", "restart", each)
-            node.kubectl("-n", NAMESPACE, "rollout", "status", each, "--timeout=180s")
+        cluster.replaced()
         assert node.path(CONFIGURATION).exists()
     took = time.monotonic() - began
     node.report(f"everything replaced in {took:.0f} s: of {counts[0]} packets {counts[1]} came back")
@@ -150,7 +136,7 @@ def _status(node: Node) -> int:
     return subprocess.run(node.entering("sh", str(script)), capture_output=True, check=False, timeout=60).returncode
 
 
-def test_one_command_takes_all_of_it_away(cluster: Cluster, node: Node, before: dict[str, Any]) -> None:
+def test_one_command_takes_all_of_it_away(cluster: Cluster, node: Node, before: dict[str, list[str]]) -> None:
     """The host is as it was, but for what its runtime and portmap leave with any network."""
     node.kubectl("delete", "pods", "--all", "--wait", "--timeout=120s")
     node.kubectl("delete", "networkpolicy", "--all")
@@ -158,12 +144,7 @@ def test_one_command_takes_all_of_it_away(cluster: Cluster, node: Node, before: 
     cluster.kustomize("delete")
     node.report(f"delete -k: {time.monotonic() - began:.0f} s")
 
-    def differences() -> dict[str, Any]:
-        now = node.listing()
-        found = {kind: (sorted(line for line in set(now[kind]) - set(before[kind]) if not any(
-            words in line for words in THEIRS)), sorted(set(before[kind]) - set(now[kind]))) for kind in before}
-        return {kind: each for kind, each in found.items() if any(each)}
-    until(lambda: not differences(), lambda: f"nothing is left: {json.dumps(differences(), indent=1)}", 60)
+    until(lambda: not left(node, before), lambda: f"nothing is left: {json.dumps(left(node, before), indent=1)}", 60)
     assert not node.is_ready()
 
 
