@@ -52,7 +52,7 @@ REQUIRE_LEADER = grpc.aio.Metadata(("hasleader", "true"))
 """Metadata: a member that has lost its leader must refuse at once, and end a watch, instead of going silent."""
 
 _ENDPOINT = re.compile(r"(?:(?P<scheme>https?)://)?(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^\s/:\[\]()$]+)):(?P<port>[0-9]{1,5})/?")
-_LOOK = 1.0  # seconds between looks at the certificates' files
+_LOOK = 5.0  # seconds between looks at the certificates' files
 _RENEW = 5.0  # seconds for the first connection with new certificates
 _GRACE = 10.0  # seconds for calls on connections with old ones: twice as long as a call may take
 _STAGGER = 0.05  # seconds between the first attempts to connect to one member and to the next

@@ -37,7 +37,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect: doubled each time, with jitter."""
 _CONNECT = 3.0
 """Seconds for one attempt."""
-_LOOK = 1.0
+_LOOK = 5.0
 """Seconds between looks at the certificate's files."""
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 _STREAMS = ("unary_stream", "stream_stream")
