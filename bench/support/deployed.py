@@ -15,18 +15,14 @@ import time
 from pathlib import Path
 
 from bench.support.figures import row
+from bench.support.kubelet import AIM_IDLE, SETTLE
 from tests.kubernetes import cgroups
 from tests.kubernetes.deployed import NAMESPACE, Cluster, Lacking, images_archive
-from tests.kubernetes.machine import until
 from tests.kubernetes.node import Node, missing
-from tests.kubernetes.pods import address_of, container, manifest
+from tests.kubernetes.pods import container, manifest
 
-AIM_IDLE = 2.0
-"""% of a core, all services together."""
 _SERVICES = ("muslin-ipam", "muslin-endpoint", "muslin-policy", "muslin-node")
 _OTHERS = ("muslin-etcd", "muslin-authority")
-_SETTLE = 30.0
-"""Seconds after the last pod is Ready until nothing of it is under way."""
 
 
 def main() -> None:
@@ -59,9 +55,8 @@ def _run(cluster: Cluster, pods: int, seconds: float) -> None:
     cluster.rolled_out()
     installed = time.monotonic() - began
     node.apply(*(manifest(f"p{number}", containers=[container("pause")]) for number in range(pods)))
-    until(lambda: all(map(address_of, node.get("pods")["items"])), "all pods have addresses", 600)
-    node.kubectl("wait", "--for=condition=Ready", "--timeout=300s", "pods", "--all")
-    time.sleep(_SETTLE)
+    node.kubectl("wait", "--for=condition=Ready", "--timeout=280s", "pods", "--all")
+    time.sleep(SETTLE)
     groups = {pod["metadata"]["labels"]["app.kubernetes.io/name"]: f"pod{pod['metadata']['uid']}"
               for pod in node.get("-n", NAMESPACE, "pods")["items"]}
     before = {name: cgroups.cpu_seconds(node.label, group) for name, group in groups.items()}

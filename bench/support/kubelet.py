@@ -38,7 +38,7 @@ _PODS, _POLICIES = "/api/v1/namespaces/bench/pods", "/apis/networking.k8s.io/v1/
 _BRIDGE = {"cniVersion": "1.0.0", "name": "bridge", "plugins": [
     {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipam": {
         "type": "host-local", "ranges": [[{"subnet": POD_NETWORK}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
-_SETTLE = 30.0
+SETTLE = 30.0
 """Seconds after the last pod is Ready until nothing of it is under way."""
 _PROCESSES = ("ipam", "endpoint", "policy", "node", "etcd")
 
@@ -199,7 +199,7 @@ def _run(bench: Bench, pods: int, rounds: int, quick: bool) -> None:
     with bench.network("muslin"):
         bench.at_once(pods)
         memory = bench.memory()
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
         idle = bench.idle(20 if quick else 60)
         changes = bench.policies(40 if quick else 200, 50)
     widths = (28, 12, 12, 12, 12)

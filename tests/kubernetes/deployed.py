@@ -139,6 +139,7 @@ class Cluster:
                 said, _ = pinging.communicate("\n", timeout=60)
         words = next(line for line in said.splitlines() if "packets transmitted" in line).split()
         counts += [int(words[0]), int(words[3])]
+        assert counts[0], "nothing was sent"
 
 
 def _interactive(command: list[str]) -> list[str]:

@@ -14,13 +14,16 @@ from muslin.rpc.app import Readiness
 from muslin.rpc.monitor import Monitor
 
 
+def ask(watched: Monitor, path: str) -> tuple[int, str]:
+    """Status and text of an answer."""
+    said: list[Any] = []
+    body = b"".join(watched({"PATH_INFO": path, "REQUEST_METHOD": "GET"}, lambda *head: said.append(head)))  # type: ignore[arg-type]  # as much of PEP 3333 as is used
+    return int(said[0][0].split()[0]), body.decode()
+
+
 async def asked(watched: Monitor, path: str) -> tuple[int, str]:
-    """Status and text of an answer, from another thread, as requests come."""
-    def ask() -> tuple[int, str]:
-        said: list[Any] = []
-        body = b"".join(watched({"PATH_INFO": path, "REQUEST_METHOD": "GET"}, lambda *head: said.append(head)))  # type: ignore[arg-type]  # as much of PEP 3333 as is used
-        return int(said[0][0].split()[0]), body.decode()
-    return await asyncio.to_thread(ask)
+    """The same from another thread, as requests come."""
+    return await asyncio.to_thread(ask, watched, path)
 
 
 async def test_it_is_ready_when_it_serves_and_all_its_parts_are() -> None:
@@ -42,13 +45,12 @@ async def test_it_is_ready_when_it_serves_and_all_its_parts_are() -> None:
 async def test_a_loop_that_is_stuck_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that answers is not: so this can be said at all."""
     monkeypatch.setattr(monitor, "_PATIENCE", 0.05)
-    watched, go = Monitor(Readiness()), threading.Event()
+    watched, answers = Monitor(Readiness()), list[tuple[int, str]]()
     watched.phase = ""
-    answers = asyncio.ensure_future(asked(watched, "/livez"))
-    await asyncio.sleep(0)  # the thread has begun
-    threading.Timer(1.0, go.set).start()
-    go.wait()  # meanwhile the loop does nothing
-    status, text = await answers
+    asking = threading.Thread(target=lambda: answers.append(ask(watched, "/livez")))
+    asking.start()
+    asking.join(20)  # meanwhile the loop does nothing
+    [(status, text)] = answers
     assert status == 503
     assert "does not answer" in text
     assert (await asked(watched, "/livez"))[0] == 200, "well again"
